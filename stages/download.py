@@ -1,0 +1,31 @@
+"""Write the images of the chosen source to `data/`, in one canonical order: any source gives the same bytes."""
+
+from pathlib import Path
+
+import numpy as np
+
+from stages.lib.canonical import Split, digest
+from stages.lib.errors import one_line_errors
+from stages.lib.files import replacing
+from stages.lib.params import load_params
+from stages.lib.sources import load_dataset
+
+
+def write_split(path: Path, split: Split, classes: tuple[str, ...]) -> None:
+    """Write `images` uint8 (N, 32, 32, 3), `labels` int64 (N,) and `classes` (names by label), whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, images=split.images, labels=split.labels, classes=np.array(classes))
+
+
+def main() -> None:
+    """Read the chosen source, write data/train.npz and data/test.npz."""
+    params = load_params().data
+    dataset = load_dataset(name=params.name, folder=params.folder, limit_per_class=params.limit_per_class)
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
+        write_split(Path(f"data/{name}.npz"), split, dataset.classes)
+        print(f"{name}: {len(split.labels)} images of {len(dataset.classes)} classes, SHA-256 {digest(split)}")
+
+
+if __name__ == "__main__":
+    with one_line_errors("download"):
+        main()

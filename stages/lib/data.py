@@ -1,0 +1,65 @@
+"""The image files of `data/`, and the validation split."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images.
+
+    Attributes:
+        pixels: uint8 (N, 32, 32, 3).
+        labels: int64 (N,).
+        classes: Names of the classes, indexed by label.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Images":
+        """The images at `indices`, in that order."""
+        return Images(self.pixels[indices], self.labels[indices], self.classes)
+
+
+def read_images(path: Path) -> Images:
+    """Read what `stages.download` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Images(arrays["images"], arrays["labels"], tuple(map(str, arrays["classes"])))
+
+
+def split_validation(images: Images, *, per_class: int, seed: int) -> tuple[Images, Images]:
+    """Hold out `per_class` images of each class.
+
+    Returns:
+        The images to train on and the images to validate on, each in the order of `images`.
+
+    Raises:
+        ValueError: If a class has no image left to train on.
+    """
+    rng = np.random.default_rng(seed)
+    held_out = np.zeros(len(images), dtype=bool)
+    for label, name in enumerate(images.classes):
+        members = np.flatnonzero(images.labels == label)
+        if len(members) <= per_class:
+            raise ValueError(
+                f"data.val_per_class must be below the {len(members)} training images of class {name!r}, "
+                f"got {per_class}; lower it or raise data.limit_per_class"
+            )
+        held_out[rng.permutation(members)[:per_class]] = True
+    return images.take(np.flatnonzero(~held_out)), images.take(np.flatnonzero(held_out))
+
+
+def channel_statistics(images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of pixels / 255 for each channel, float64 (3,) each."""
+    values = np.arange(256) / 255
+    shares = np.stack([np.bincount(images.pixels[..., c].ravel(), minlength=256) for c in range(3)])
+    shares = shares / shares.sum(axis=1, keepdims=True)  # (3, 256)
+    mean = shares @ values
+    return mean, np.sqrt(shares @ values**2 - mean**2)

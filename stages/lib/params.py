@@ -1,0 +1,190 @@
+"""Schema of `params.yaml` and of the presets: types, ranges, and no unknown keys.
+
+Every stage calls `load_params` before it imports torch, so a mistake anywhere in the file stops the first stage and
+not the third hour. Nothing here may import torch.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+PARAMS_FILE = Path("params.yaml")
+
+Count = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]  # [0, 1)
+PrunedModel = Literal["structured", "unstructured"]
+Model = Literal["base", "structured", "unstructured"]
+Precision = Literal["fp32", "int8"]
+
+
+class Section(BaseModel):
+    """A frozen group of parameters; `-S train.lr=1e-5` arrives as text, so numbers in text are accepted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Which images, and how many."""
+
+    name: Literal["cifar100", "digits", "folder"]
+    folder: Path | None = Field(description="Folder with train/ and test/, for name: folder")
+    limit_per_class: Count | None = Field(description="Keep this many images of each class, for trials")
+    val_per_class: Count = Field(description="Training images of each class held out for validation")
+    seed: NonNegativeInt = Field(description="Of the validation split")
+
+    @model_validator(mode="after")
+    def _folder_goes_with_name(self) -> Self:
+        if self.name == "folder" and self.folder is None:
+            raise ValueError("data.folder must be a path when data.name is folder, got null; set data.folder")
+        return self
+
+
+class Architecture(Section):
+    """The GoogLeNet that is trained."""
+
+    width: PositiveFloat = Field(le=4, description="Multiplies every channel count")
+    stem_pool: bool = Field(description="Pool once after the stem: a third of the MACs, somewhat less accurate")
+    dropout: Fraction
+
+
+class Augmentation(Section):
+    """What happens to a batch of training images."""
+
+    flip: bool
+    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(description="Pixels, for a 32 x 32 image")
+    cutout: Annotated[int, Field(ge=0, le=32)] = Field(description="Side of the grey square in pixels, 0 for none")
+    mixup: NonNegativeFloat = Field(description="Alpha of Mixup's beta distribution, 0 for none")
+    cutmix: NonNegativeFloat = Field(description="Alpha of CutMix's beta distribution, 0 for none")
+    mix_off_epochs: NonNegativeInt = Field(description="Last epochs without Mixup and CutMix")
+
+
+class Recipe(Section):
+    """How a model is trained or fine-tuned: SGD with Nesterov momentum, the weights of the last step's EMA kept."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the device computes in it")
+    seed: NonNegativeInt
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: PositiveFloat = Field(description="Peak learning rate")
+    schedule: Literal["cosine", "one_cycle"] = Field(description="After the linear warm-up: cosine or linear to 0")
+    warmup_epochs: NonNegativeFloat
+    momentum: Fraction
+    weight_decay: NonNegativeFloat = Field(description="Not on biases and normalization")
+    label_smoothing: Fraction
+    ema_decay: Fraction = Field(description="Reached gradually; 0 keeps the raw weights")
+    image_sizes: dict[Annotated[int, Field(ge=8, le=32)], PositiveFloat] = Field(
+        min_length=1, description="Progressive sizes: side in pixels to its share of the steps, in order"
+    )
+    augmentation: Augmentation
+
+    @model_validator(mode="after")
+    def _warmup_ends_before_training(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be below epochs ({self.epochs}), got {self.warmup_epochs}")
+        return self
+
+
+class Models(Section):
+    """Which models are made; the matrices of dvc.yaml run over these lists."""
+
+    pruned: list[PrunedModel] = Field(description="Made from the base by pruning and fine-tuning")
+    reported: list[Model] = Field(min_length=1, description="Quantized, evaluated, profiled: rows of the report")
+
+    @model_validator(mode="after")
+    def _reported_are_made(self) -> Self:
+        for name in self.reported:
+            if name != "base" and name not in self.pruned:
+                raise ValueError(f"models.reported has {name!r}, which models.pruned lacks; add it there or drop it here")
+        for key, names in self:
+            if len(set(names)) < len(names):
+                raise ValueError(f"models.{key} must name each model once, got {list(names)}")
+        return self
+
+
+class Prune(Section):
+    """What is removed from the base model."""
+
+    ratio: Fraction = Field(description="structured: share of the channels removed from every layer")
+    round_to: Count | None = Field(description="structured: kept channels become a multiple of this")
+    sparsity: Fraction = Field(description="unstructured: share of the weights set to zero, over all layers")
+
+
+class Quantize(Section):
+    """Export to ONNX and static int8 quantization."""
+
+    calibration_images: Count = Field(description="Training images that set the activation ranges")
+    calibration_method: Literal["minmax", "percentile", "entropy"]
+    reduce_range: bool = Field(description="7-bit weights: no saturation on CPUs without VNNI")
+
+
+class Profile(Section):
+    """How latency is measured: all variants take turns, so that a ratio holds on a noisy machine."""
+
+    rounds: Count
+    calls_per_round: Count
+    threads: NonNegativeInt = Field(description="0 for all cores")
+
+
+class Params(Section):
+    """The whole of `params.yaml`."""
+
+    data: Data
+    models: Models
+    model: Architecture
+    train: Recipe
+    prune: Prune
+    finetune: Recipe
+    quantize: Quantize
+    profile: Profile
+
+
+def parse_params(text: str) -> Params:
+    """Check the text of a parameter file.
+
+    Raises:
+        ValueError: One line per problem: the parameter, what is allowed, what came.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"must hold sections such as data and train, got {type(values).__name__}")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise ValueError("\n".join(_problem(details) for details in error.errors())) from None
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check the parameter file; on a mistake, print one line per problem and exit with 1."""
+    try:
+        return parse_params(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        sys.exit(f"{path}: {error.strerror}; run from the top of the repository")
+    except ValueError as error:
+        sys.exit("\n".join(f"{path}: {line}" for line in str(error).splitlines()))
+
+
+def _problem(details: ErrorDetails) -> str:
+    """One line for one of pydantic's error records."""
+    where = ".".join(str(part) for part in details["loc"] if part != "[key]")
+    got = details["input"]
+    match details["type"]:
+        case "extra_forbidden":
+            return f"{where} is not a parameter; check its spelling against presets/"
+        case "missing":
+            return f"{where} is missing; copy it from presets/"
+        case "value_error":
+            message = str(details["ctx"]["error"])
+            return f"{where}: {message}" if where and not message.startswith(where) else message
+    shown = "a section" if isinstance(got, dict) else repr(got)
+    return f"{where}: {details['msg'][0].lower()}{details['msg'][1:]}, got {shown}"
