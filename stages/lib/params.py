@@ -100,6 +100,8 @@ class Models(Section):
 
     @model_validator(mode="after")
     def _reported_are_made(self) -> Self:
+        if "base" not in self.reported:
+            raise ValueError(f"models.reported must have 'base', which the others are compared to, got {self.reported}")
         for name in self.reported:
             if name != "base" and name not in self.pruned:
                 raise ValueError(f"models.reported has {name!r}, which models.pruned lacks; add it there or drop it here")

@@ -26,6 +26,13 @@ def prune_channels(model: GoogLeNet, *, ratio: float, round_to: int | None) -> G
     Raises:
         ValueError: If a layer would lose all of its channels.
     """
+    kept = tuple(int(width * (1 - ratio)) for width in model.architecture.widths)
+    widths = tuple(width - width % (round_to or 1) for width in kept)
+    if min(widths) < 1:  # Torch-Pruning would silently leave such a layer whole
+        raise ValueError(
+            f"prune.ratio and prune.round_to must leave a channel in every layer, got {ratio} and {round_to} "
+            f"for a layer of {min(model.architecture.widths)} channels; lower them"
+        )
     pruned = copy.deepcopy(model).eval()
     pruner = tp.pruner.BasePruner(
         pruned,
@@ -36,15 +43,8 @@ def prune_channels(model: GoogLeNet, *, ratio: float, round_to: int | None) -> G
         round_to=round_to,
     )
     pruner.step()
-    convolutions = [module for module in pruned.modules() if isinstance(module, nn.Conv2d)]
-    widths = tuple(convolution.out_channels for convolution in convolutions)
-    if min(widths) < 1:
-        raise ValueError(
-            f"prune.ratio and prune.round_to must leave a channel in every layer, got {ratio} and {round_to} "
-            f"for layers of {min(model.architecture.widths)} channels; lower them"
-        )
     result = GoogLeNet(replace(model.architecture, widths=widths))
-    result.load_state_dict(pruned.state_dict())
+    result.load_state_dict(pruned.state_dict())  # raises if the widths were not those
     return result.eval()
 
 

@@ -1,0 +1,41 @@
+"""Measure the test accuracy of one model in one precision: `python -m stages.evaluate base int8`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import get_args
+
+from stages.lib.data import read_images
+from stages.lib.errors import one_line_errors
+from stages.lib.files import replacing
+from stages.lib.inference import classify, error_pct, open_session
+from stages.lib.params import Model, Precision, load_params
+
+BATCH_SIZE = 100
+
+
+def main() -> None:
+    """Read data/test.npz and an ONNX file, write the model's errors."""
+    load_params()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=get_args(Model))
+    parser.add_argument("precision", choices=get_args(Precision))
+    args = parser.parse_args()
+    name = f"{args.model}-{args.precision}"
+
+    images = read_images(Path("data/test.npz"))
+    session = open_session(Path(f"artifacts/onnx/{name}.onnx"), threads=0)
+    logits = classify(session, images.pixels, batch_size=BATCH_SIZE)
+    errors = {
+        "top1_error_pct": error_pct(logits, images.labels, top=1),
+        "top5_error_pct": error_pct(logits, images.labels, top=5),
+        "num_images": len(images),
+    }
+    with replacing(Path(f"artifacts/evaluation/{name}.json")) as path:
+        path.write_text(json.dumps(errors, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    print(f"{name}: top-1 error {errors['top1_error_pct']:.2f} %, top-5 error {errors['top5_error_pct']:.2f} %")
+
+
+if __name__ == "__main__":
+    with one_line_errors("evaluate"):
+        main()

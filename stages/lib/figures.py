@@ -1,0 +1,102 @@
+"""The report's figures, as SVG text that is the same for the same numbers."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from stages.lib.results import Epoch, Variant
+from stages.lib.wording import standard_error_pct
+
+LABEL_SPACING = 0.075  # of the height of the axes
+FEW_EPOCHS = 30  # up to here each epoch gets a dot, so that a single one can be seen
+
+
+def draw_curves(curves: Mapping[str, Sequence[Epoch]]) -> str:
+    """Validation error and training loss by epoch: one row for `base`, one for the fine-tuned models."""
+    colors = _colors(curves)
+    rows = {"Training": ["base"], "Fine-tuning": [model for model in curves if model != "base"]}
+    rows = {title: models for title, models in rows.items() if models}
+    figure = Figure(figsize=(9, 3.2 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), 2, squeeze=False)
+    for (title, models), (error_axes, loss_axes) in zip(rows.items(), panels, strict=True):
+        for model in models:
+            epochs = curves[model]
+            style = {"color": colors[model], "marker": "o" if len(epochs) <= FEW_EPOCHS else None, "markersize": 4}
+            label = f"{model}, {epochs[-1].val_error_pct:.2f} % at the end"
+            error_axes.plot([row.epoch for row in epochs], [row.val_error_pct for row in epochs], label=label, **style)
+            trained = [row for row in epochs if row.train_loss is not None]  # epoch 0 has no loss yet
+            loss_axes.plot([row.epoch for row in trained], [row.train_loss for row in trained], label=model, **style)
+        for axes, name in ((error_axes, "validation error, %"), (loss_axes, "training loss")):
+            axes.set(title=title, xlabel="epoch", ylabel=name)
+            axes.set_ylim(bottom=0)
+            axes.set_xlim(0, 1.03 * max(curves[model][-1].epoch for model in models))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize="small")
+    return _svg(figure)
+
+
+def draw_tradeoffs(variants: Sequence[Variant]) -> str:
+    """Top-1 error of every variant against its file size and its latency; bars are one standard error."""
+    colors = _colors(variant.model for variant in variants)
+    costs: dict[str, Callable[[Variant], float]] = {
+        "file, MB": lambda variant: variant.cost.file_bytes / 1e6,
+        "latency of one image, ms": lambda variant: variant.cost.latency_cpu_ms,
+    }
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(costs), sharey=True)
+    for axes, (label, cost) in zip(panels, costs.items(), strict=True):
+        for variant in variants:
+            axes.errorbar(
+                cost(variant),
+                variant.accuracy.top1_error_pct,
+                yerr=standard_error_pct(variant.accuracy),
+                fmt="o" if variant.precision == "fp32" else "s",
+                color=colors[variant.model],
+                elinewidth=0.8,
+            )
+        axes.set(xlabel=label, xlim=(0, 1.1 * max(map(cost, variants))))
+        axes.grid(alpha=0.3)
+        axes.margins(y=0.12)
+    panels[0].set_ylabel("top-1 error on the test images, %")
+    # Only now are the limits of the axes, which both panels share, those that the labels are placed by.
+    for axes, cost in zip(panels, costs.values(), strict=True):
+        _label(axes, [(cost(variant), variant.accuracy.top1_error_pct, variant.name) for variant in variants])
+    return _svg(figure)
+
+
+def _label(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
+    """Name each point on the side with more room, pushing names up where they would overlap."""
+    to_fraction = axes.transData + axes.transAxes.inverted()
+    heights = {"left": -1.0, "right": -1.0}  # of the last name on each side
+    for x, y, name in sorted(points, key=lambda point: point[1]):
+        across, height = to_fraction.transform((x, y))
+        side = "right" if across < 0.5 else "left"
+        heights[side] = max(height, heights[side] + LABEL_SPACING)
+        axes.annotate(
+            name,
+            (x, y),
+            (across + (0.04 if side == "right" else -0.04), heights[side]),
+            textcoords="axes fraction",
+            ha="left" if side == "right" else "right",
+            va="center",
+            fontsize="small",
+            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6},
+        )
+
+
+def _colors(models: Any) -> dict[str, str]:
+    """A color for each model, in order of appearance."""
+    return {model: f"C{index}" for index, model in enumerate(dict.fromkeys(models))}
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    # A fixed salt and no date keep the file the same; the white ground keeps it readable on a dark page.
+    with mpl.rc_context({"svg.hashsalt": "googlenet-compression"}):
+        figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+    return buffer.getvalue()

@@ -1,0 +1,48 @@
+"""ONNX models run by ONNX Runtime on the CPU. Nothing here imports torch."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tqdm import tqdm
+
+
+def open_session(path: Path, *, threads: int) -> onnxruntime.InferenceSession:
+    """Load a model of `stages.quantize`.
+
+    Args:
+        threads: Of one operator; 0 for a thread on each core.
+
+    Raises:
+        ValueError: If the file is missing or no ONNX model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common class of their own
+        raise ValueError(f"{path} must be an ONNX model written by this pipeline ({error}); run dvc repro") from None
+
+
+def classify(session: onnxruntime.InferenceSession, images: np.ndarray, *, batch_size: int) -> np.ndarray:
+    """Logits float32 (N, num_classes) of `images` uint8 (N, 32, 32, 3)."""
+    starts = tqdm(range(0, len(images), batch_size), disable=None, leave=False, unit="batch")
+    return np.concatenate([session.run(["logits"], {"images": images[i : i + batch_size]})[0] for i in starts])
+
+
+def error_pct(logits: np.ndarray, labels: np.ndarray, *, top: int) -> float:
+    """Percentage of images whose label is not among the `top` largest logits (or all, where there are fewer).
+
+    Args:
+        logits: (N, num_classes); of equal ones the first counts as larger.
+        labels: (N,).
+
+    Raises:
+        ValueError: If a logit is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise ValueError("logits must be finite, got NaN or infinity: the model diverged; lower its learning rate")
+    guesses = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+    missed = (guesses != labels[:, None]).all(axis=1)
+    return 100 * float(missed.mean())

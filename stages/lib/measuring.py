@@ -1,0 +1,192 @@
+"""Latency on a noisy machine: every engine in a process of its own, all of them taking turns.
+
+A process of its own, because ONNX Runtime's threads spin between calls and steal cores from PyTorch beside them. Turns,
+because a busy moment of the machine then hits all engines, and their ratio holds. Nothing here imports torch.
+"""
+
+import multiprocessing
+import os
+import platform
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import psutil
+from tqdm import tqdm
+
+WARM_UP = 3  # untimed calls at the start of each turn, which bring caches and clock back
+CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni")
+
+Facts = dict[str, float | str | None]
+
+
+class Engine(Protocol):
+    """Runs one model."""
+
+    def run(self) -> None:
+        """The call that is timed."""
+
+    def facts(self) -> Facts:
+        """What else there is to know, asked for after all turns."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a worker found.
+
+    Attributes:
+        latencies_ms: Of each timed call, (rounds * calls_per_round,).
+        facts: Of its engine.
+    """
+
+    latencies_ms: np.ndarray
+    facts: Facts
+
+    def percentile_ms(self, percent: float) -> float:
+        """A percentile of the latencies; 50 is the median."""
+        return float(np.percentile(self.latencies_ms, percent))
+
+
+class Worker:
+    """The parent's end of a process that holds one engine."""
+
+    def __init__(self, name: str, make_engine: Callable[[], Engine]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._name = name
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, make_engine), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the death of the process ends the connection
+
+    def wait_until_ready(self) -> None:
+        """Wait until the engine is made."""
+        self._receive()
+
+    def time_calls(self, num_calls: int) -> list[float]:
+        """Let it take a turn; returns the latency of each call in milliseconds."""
+        self._connection.send(num_calls)
+        latencies_ms: list[float] = self._receive()
+        return latencies_ms
+
+    def facts(self) -> Facts:
+        """Ask for the engine's facts."""
+        self._connection.send(None)
+        facts: Facts = self._receive()
+        return facts
+
+    def stop(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.kill()
+        self._process.join()
+
+    def _receive(self) -> Any:
+        try:
+            reply, problem = self._connection.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            reply, problem = None, f"its process died with exit code {self._process.exitcode}; is there enough memory?"
+        if problem is not None:
+            raise ChildProcessError(f"{self._name}: {problem}")
+        return reply
+
+
+def measure(
+    engines: Mapping[str, Callable[[], Engine]], *, rounds: int, calls_per_round: int
+) -> dict[str, Measurement]:
+    """Time all engines, round after round in a shuffled order.
+
+    Args:
+        engines: What makes each engine in its process, by name; picklable.
+        calls_per_round: Timed calls of an engine in a round.
+
+    Raises:
+        ChildProcessError: If an engine fails or its process dies.
+    """
+    shuffler = random.Random(0)
+    with _workers(engines) as workers:
+        for worker in workers.values():
+            worker.wait_until_ready()
+        latencies: dict[str, list[float]] = {name: [] for name in workers}
+        names = list(workers)
+        for _ in tqdm(range(rounds), disable=None, leave=False, unit="round"):
+            shuffler.shuffle(names)
+            for name in names:
+                latencies[name] += workers[name].time_calls(calls_per_round)
+        return {name: Measurement(np.array(latencies[name]), worker.facts()) for name, worker in workers.items()}
+
+
+def variant_name(model: str, precision: str) -> str:
+    """The row of the report: `base` for fp32, `base-int8`."""
+    return model if precision == "fp32" else f"{model}-{precision}"
+
+
+def count_threads(threads: int) -> int:
+    """The number of threads to compute with: for 0 the physical cores that this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return threads or min(allowed, psutil.cpu_count(logical=False) or allowed)
+
+
+def describe_machine(*, threads: int) -> dict[str, bool | int | float | str | None]:
+    """What latency depends on: the CPU and its vector instructions, threads, versions."""
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()]
+    except OSError:  # not Linux
+        lines = []
+    cpu = {key.strip(): value.strip() for key, _, value in lines}
+    flags = cpu.get("flags", "").split()
+    return {
+        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
+        "physical_cores": psutil.cpu_count(logical=False),
+        "threads": threads,
+        **{flag: flag in flags for flag in CPU_FLAGS},
+        "ram_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "onnxruntime": version("onnxruntime"),
+    }
+
+
+@contextmanager
+def _workers(engines: Mapping[str, Callable[[], Engine]]) -> Iterator[dict[str, Worker]]:
+    """A worker for each engine, ended with the block, whatever happens in it."""
+    workers: dict[str, Worker] = {}
+    try:
+        for name, make_engine in engines.items():
+            workers[name] = Worker(name, make_engine)
+        yield workers
+    finally:
+        for worker in workers.values():
+            worker.stop()
+
+
+def _work(connection: Connection, make_engine: Callable[[], Engine]) -> None:
+    """The worker's side: say when ready, then answer each request until the parent goes away; (reply, problem)."""
+    try:
+        engine = make_engine()
+        connection.send((None, None))
+        while True:
+            num_calls = connection.recv()
+            connection.send((engine.facts() if num_calls is None else _time_calls(engine, num_calls), None))
+    except (EOFError, KeyboardInterrupt):
+        pass
+    except Exception as error:  # the parent tells the user, whatever it is
+        connection.send((None, f"{type(error).__name__}: {error}"))
+
+
+def _time_calls(engine: Engine, num_calls: int) -> list[float]:
+    latencies_ms = []
+    for call in range(-WARM_UP, num_calls):
+        start = time.perf_counter()
+        engine.run()
+        if call >= 0:
+            latencies_ms.append(1000 * (time.perf_counter() - start))
+    return latencies_ms

@@ -1,0 +1,178 @@
+"""The report's tables in Markdown, and the notes on the original's."""
+
+from collections.abc import Mapping, Sequence
+
+from tabulate import tabulate
+
+from stages.lib.params import Data, Recipe
+from stages.lib.results import Machine, Results, Training
+from stages.lib.wording import (
+    DASH,
+    duration,
+    error_change,
+    listed,
+    megabytes,
+    percent,
+    plural,
+    shrinkage,
+    significant,
+    speed_up,
+)
+
+# The results table of the report that this project started from, measured on an Nvidia Tesla T4.
+ORIGINAL_ROWS = (
+    "Parameters",
+    "File size",
+    "Top-1 error",
+    "Top-5 error",
+    "Runtime memory",
+    "Inference time/image",
+    "Total time CPU",
+    "Total time CUDA",
+)
+ORIGINAL = {
+    "base": ("6.4M", "25 MB", "22.96 %", "6.19 %", "58.66 MB", "15.74 ms", "27.395 ms", "12.64 ms"),
+    "unstructured": ("6.4M", "25 MB", "27.5 %", "6.61 %", "58.66 MB", "15.6 ms", "26.788 ms", "12.64 ms"),
+    "structured": ("4.09M", "16 MB", "25.85 %", "6.91 %", "46.98 MB", "16.7 ms", "31.761 ms", "10.79 ms"),
+}
+
+
+def data_name(data: Data) -> str:
+    """What the images are called in a sentence."""
+    names = {"cifar100": "CIFAR-100", "digits": "scikit-learn's digits"}
+    return names.get(data.name, f"the folder {data.folder}")
+
+
+def variants_table(results: Results) -> str:
+    """A row for every variant, with differences and ratios to `base`."""
+    base = results.variant("base")
+    rows = []
+    for variant in results.variants:
+        accuracy, cost = variant.accuracy, variant.cost
+        spread = f"{significant(cost.latency_cpu_p5_ms)}{DASH}{significant(cost.latency_cpu_p95_ms)}"
+        rows.append(
+            {
+                "Variant": f"`{variant.name}`",
+                "Top-1 error, %": f"{accuracy.top1_error_pct:.2f}",
+                "Change, points": DASH if variant is base else f"{error_change(variant, base):+.2f}",
+                "Top-5 error, %": f"{accuracy.top5_error_pct:.2f}",
+                "Parameters": f"{cost.num_parameters:,}",
+                "Nonzero": f"{cost.num_nonzero_parameters:,}",
+                "MACs, millions": significant(cost.macs / 1e6, 3),
+                "File, MB": megabytes(cost.file_bytes),
+                "Times smaller": f"{shrinkage(variant, base):.2f}",
+                "Latency, ms": f"{significant(cost.latency_cpu_ms)} ({spread})",
+                "Times as fast": f"{speed_up(variant, base):.2f}",
+                "Memory, MB": significant(cost.memory_mb),
+            }
+        )
+    return _table(rows, num_columns=len(rows[0]))
+
+
+def original_table(results: Results) -> str:
+    """The original's columns, each beside the same model of this run, in PyTorch as the original ran it."""
+    models = [model for model in ORIGINAL if model in results.models]
+    columns: dict[str, Sequence[str]] = {"": ORIGINAL_ROWS}
+    for model in models:
+        variant, eager = results.variant(model), results.profile.eager[model]
+        columns[f"{model}, original"] = ORIGINAL[model]
+        columns[f"{model}, ours"] = (
+            f"{variant.cost.num_parameters:,}",
+            f"{megabytes(eager.checkpoint_bytes)} MB",
+            f"{variant.accuracy.top1_error_pct:.2f} %",
+            f"{variant.accuracy.top5_error_pct:.2f} %",
+            f"{significant(eager.memory_mb)} MB",
+            f"{_ms(eager.latency_eager_ms)} CPU, {_ms(eager.latency_cuda_ms)} GPU",
+            _ms(eager.profiler_cpu_ms),
+            _ms(eager.profiler_cuda_ms),
+        )
+    return _table(columns, num_columns=len(columns))
+
+
+def original_notes(results: Results) -> str:
+    """What to bear in mind when reading the two reports side by side."""
+    params = results.params
+    notes = []
+    if params.data.name != "cifar100":
+        name = data_name(params.data)
+        notes.append(f"The original's errors are those on CIFAR-100; those on {name} can't be compared with them.")
+    elif params.data.limit_per_class:
+        notes.append("The original was trained on all of CIFAR-100, this run on a part of it.")
+    notes += [
+        "The original was trained for 200 epochs and fine-tuned for about 100, this run for "
+        f"{params.train.epochs:,} and {params.finetune.epochs:,}.",
+        "The original chose its best epoch on the test images, which flatters its errors. Nothing is chosen on ours.",
+        "The original had an Nvidia Tesla T4, and doesn't say whether its inference time is the CPU's or the GPU's, "
+        "or what its memory is the memory of.",
+        "Ours are PyTorch in eager mode, as the original ran it, one image at a time; the file is the `.safetensors` "
+        "checkpoint, the errors are those of its fp32 ONNX file. Total times are of one image, by PyTorch's profiler.",
+    ]
+    if any(eager.latency_cuda_ms is None for eager in results.profile.eager.values()):
+        notes.append(f"{DASH} marks what was not measured: the machine of the profile had no GPU.")
+    notes.append(
+        "The original tried int8 too and got no usable model. The reason is thought to be that PyTorch's eager-mode "
+        "quantization makes the branches that an inception block concatenates share one scale. ONNX Runtime's static "
+        "quantization, used here, gives each branch its own."
+    )
+    return "\n".join(f"- {note}" for note in notes)
+
+
+def setup_table(results: Results) -> str:
+    """Data, training budgets and machine of the run."""
+    params, training = results.params, results.training["base"]
+    limit = params.data.limit_per_class
+    num_test = results.variant("base").accuracy.num_images
+    width = "" if params.model.width == 1 else f" with {params.model.width:g} times its channels"
+    rows = [
+        ("Data", data_name(params.data) + (f", at most {plural(limit, 'image')} of each class" if limit else "")),
+        (
+            "Images",
+            f"{training.num_train_images:,} for training, {training.num_val_images:,} for validation (held out of the "
+            f"training images), {num_test:,} for the test",
+        ),
+        ("Network", f"GoogLeNet{width}, {'with' if params.model.stem_pool else 'without'} pooling after its stem"),
+        ("Training of `base`", _budget(params.train, training)),
+        *((f"Fine-tuning of `{m}`", _budget(params.finetune, results.training[m])) for m in results.models[1:]),
+        ("Machine of the profile", _hardware(results.profile.machine)),
+        ("Software of the profile", _software(results.profile.machine)),
+    ]
+    return tabulate(rows, headers=("", "This run"), tablefmt="pipe", disable_numparse=True)
+
+
+def _budget(recipe: Recipe, training: Training) -> str:
+    total = sum(recipe.image_sizes.values())
+    sizes = ", then ".join(
+        f"{size} px" + (f" for {percent(share / total)}" if share < total else "")
+        for size, share in recipe.image_sizes.items()
+    )
+    return (
+        f"{plural(recipe.epochs, 'epoch')}, batches of {recipe.batch_size:,}, images of {sizes}; "
+        f"{duration(training.seconds)} on {training.device}, in {training.precision}"
+    )
+
+
+def _hardware(machine: Machine) -> str:
+    flags = {"AVX2": machine.avx2, "AVX-512": machine.avx512f, "VNNI": machine.avx512_vnni or machine.avx_vnni}
+    facts = [
+        machine.cpu,
+        plural(machine.physical_cores, "physical core") if machine.physical_cores else "",
+        plural(machine.threads, "thread") + " used",
+        listed([flag for flag, there in flags.items() if there]),
+        f"{machine.ram_gb:g} GB of memory",
+        f"GPU: {machine.gpu or 'none'}",
+    ]
+    return ", ".join(filter(None, facts)).replace("|", "/")  # a bar would end the cell
+
+
+def _software(machine: Machine) -> str:
+    return f"{machine.os}, Python {machine.python}, PyTorch {machine.torch}, ONNX Runtime {machine.onnxruntime}"
+
+
+def _ms(value: float | None) -> str:
+    return DASH if value is None else f"{significant(value)} ms"
+
+
+def _table(content: Sequence[Mapping[str, str]] | Mapping[str, Sequence[str]], *, num_columns: int) -> str:
+    """A table of rows or of columns by their headers, the first column to the left and numbers to the right."""
+    alignment = ("left", *("right",) * (num_columns - 1))
+    return tabulate(content, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=alignment)

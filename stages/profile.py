@@ -1,0 +1,66 @@
+"""Measure what every variant costs on this machine, all of them side by side: `python -m stages.profile`."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+from stages.lib.engines import EagerEngine, OnnxEngine
+from stages.lib.errors import one_line_errors
+from stages.lib.files import replacing
+from stages.lib.measuring import Engine, Measurement, count_threads, describe_machine, measure, variant_name
+from stages.lib.params import Precision, load_params
+
+COUNTS = ("num_parameters", "num_nonzero_parameters", "macs")
+
+
+def main() -> None:
+    """Read the models and their ONNX files, write artifacts/profile.json."""
+    params = load_params()
+    models, precisions = params.models.reported, get_args(Precision)
+    threads = count_threads(params.profile.threads)
+
+    engines: dict[str, Callable[[], Engine]] = {}
+    for model in models:
+        engines[f"{model} in PyTorch"] = partial(EagerEngine, Path(f"artifacts/models/{model}.safetensors"), threads)
+        for precision in precisions:
+            path = Path(f"artifacts/onnx/{model}-{precision}.onnx")
+            engines[variant_name(model, precision)] = partial(OnnxEngine, path, threads)
+    print(f"measuring {len(engines)} engines with {threads} threads", flush=True)
+    measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
+
+    machine = describe_machine(threads=threads)
+    eager, variants = {}, {}
+    for model in models:
+        measurement = measured[f"{model} in PyTorch"]
+        machine["gpu"] = measurement.facts.pop("gpu")
+        eager[model] = measurement.facts | latencies(measurement, "eager")
+        counts = {key: measurement.facts[key] for key in COUNTS}
+        for precision in precisions:
+            name = variant_name(model, precision)
+            variants[name] = counts | measured[name].facts | latencies(measured[name], "cpu")
+            print(f"{name}: {variants[name]['latency_cpu_ms']:.2f} ms, {variants[name]['memory_mb']:.0f} MB")
+    profile = {
+        "machine": machine,
+        "rounds": params.profile.rounds,
+        "calls_per_round": params.profile.calls_per_round,
+        "variants": variants,
+        "eager": eager,
+    }
+    with replacing(Path("artifacts/profile.json")) as path:
+        path.write_text(json.dumps(profile, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def latencies(measurement: Measurement, where: str) -> dict[str, float | str | None]:
+    """Median, 5th and 95th percentile of the latency, in milliseconds."""
+    return {
+        f"latency_{where}_ms": measurement.percentile_ms(50),
+        f"latency_{where}_p5_ms": measurement.percentile_ms(5),
+        f"latency_{where}_p95_ms": measurement.percentile_ms(95),
+    }
+
+
+if __name__ == "__main__":
+    with one_line_errors("profile"):
+        main()

@@ -1,0 +1,47 @@
+"""Export a model to ONNX and quantize it to int8: `python -m stages.quantize base`."""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from stages.lib.errors import one_line_errors
+from stages.lib.params import Model, load_params
+
+SEED = 0  # of the choice of calibration images
+
+
+def main() -> None:
+    """Read data/train.npz and the model, write its fp32 and its int8 ONNX file."""
+    params = load_params()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=get_args(Model))
+    name = parser.parse_args().model
+
+    import numpy as np
+
+    from stages.lib.checkpoint import load_model
+    from stages.lib.data import read_images, split_validation
+    from stages.lib.quantization import export_onnx, quantize_onnx
+
+    fp32_path, int8_path = (Path(f"artifacts/onnx/{name}-{precision}.onnx") for precision in ("fp32", "int8"))
+    images = read_images(Path("data/train.npz"))
+    train, _ = split_validation(images, per_class=params.data.val_per_class, seed=params.data.seed)
+    # At random, so spread over the classes; all of them where there are fewer than asked for.
+    chosen = np.random.default_rng(SEED).permutation(len(train))[: params.quantize.calibration_images]
+
+    print(f"exporting {name}", flush=True)
+    export_onnx(load_model(Path(f"artifacts/models/{name}.safetensors")), fp32_path, classes=images.classes)
+    print(f"quantizing {name}, calibrated on {len(chosen)} training images ({params.quantize.calibration_method})")
+    quantize_onnx(
+        fp32_path,
+        int8_path,
+        calibration=train.pixels[chosen],
+        method=params.quantize.calibration_method,
+        reduce_range=params.quantize.reduce_range,
+    )
+    print(", ".join(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB" for path in (fp32_path, int8_path)))
+
+
+if __name__ == "__main__":
+    with one_line_errors("quantize"):
+        main()

@@ -1,0 +1,85 @@
+"""Augmentation of whole batches."""
+
+import numpy as np
+import torch
+
+from stages.lib import augmentation
+from stages.lib.data import Images
+from stages.lib.params import Params
+
+CPU = torch.device("cpu")
+
+
+def test_without_padding_a_crop_is_the_image(images: Images) -> None:
+    padded = augmentation.resident(images.pixels, size=32, padding=0, device=CPU)
+    batch = augmentation.crop(padded, torch.tensor([3, 1]), size=32, flip=False)
+    expected = images.pixels[[3, 1]].transpose(0, 3, 1, 2) / np.float32(255)
+    assert torch.equal(batch, torch.from_numpy(expected))
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_every_crop_is_a_window_of_the_padded_image_mirrored_or_not(images: Images) -> None:
+    padded = augmentation.resident(images.pixels[:2], size=32, padding=1, device=CPU)
+    batch = augmentation.crop(padded, torch.tensor([0] * 200), size=32, flip=True)
+    image = padded[0].permute(2, 0, 1).float() / 255
+    windows = [image[:, y : y + 32, x : x + 32] for y in range(3) for x in range(3)]
+    windows += [window.flip(2) for window in windows]
+    seen = {next(i for i, window in enumerate(windows) if torch.equal(window, crop)) for crop in batch}
+    assert len(seen) == 18
+
+
+def test_resized_images_keep_their_mean(images: Images) -> None:
+    resized = augmentation.resident(images.pixels, size=16, padding=2, device=CPU)
+    assert resized.shape == (30, 20, 20, 3)
+    assert resized.dtype == torch.uint8
+    assert abs(resized[:, 2:-2, 2:-2].float().mean().item() - images.pixels.mean()) < 1
+
+
+def test_cutout_covers_one_square_with_the_colour() -> None:
+    torch.manual_seed(0)
+    fill = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)
+    cut = augmentation.cutout(torch.ones(200, 3, 32, 32), side=8, fill=fill)
+    covered = (cut == fill).all(dim=1).sum(dim=(1, 2))
+    assert covered.max() == 64
+    assert covered.min() >= 16  # at a corner
+    assert ((cut == 1) | (cut == fill)).all()
+
+
+def test_mixup_blends_images_and_targets_alike() -> None:
+    torch.manual_seed(0)
+    targets = torch.eye(6)
+    images = targets.view(6, 6, 1, 1).expand(6, 6, 4, 4).clone()  # an image that shows its target
+    mixed, mixed_targets = augmentation.mixup(images, targets, alpha=1.0)
+    assert torch.allclose(mixed[:, :, 0, 0], mixed_targets)
+    assert torch.allclose(mixed_targets.sum(1), torch.ones(6))
+    assert not torch.equal(mixed_targets, targets)
+
+
+def test_cutmix_targets_are_the_shares_of_the_area() -> None:
+    torch.manual_seed(0)
+    targets = torch.eye(6)
+    images = targets.view(6, 6, 1, 1).expand(6, 6, 32, 32).clone()
+    mixed, mixed_targets = augmentation.cutmix(images, targets, alpha=1.0)
+    assert torch.allclose(mixed.mean(dim=(2, 3)), mixed_targets, atol=1e-6)
+    assert set(mixed.unique().tolist()) == {0.0, 1.0}
+
+
+def test_mixing_stops_when_told(images: Images, demo: Params) -> None:
+    recipe = demo.train.augmentation.model_copy(update={"mixup": 0.2, "cutmix": 1.0, "cutout": 8})
+    padded = augmentation.resident(images.pixels, size=32, padding=2, device=CPU)
+    labels = torch.from_numpy(images.labels)
+    for mix, one_hot in ((False, True), (True, False)):
+        torch.manual_seed(0)
+        batch, targets = augmentation.augment(
+            padded,
+            labels,
+            torch.arange(30),
+            size=32,
+            num_classes=3,
+            recipe=recipe,
+            mix=mix,
+            fill=torch.zeros(3, 1, 1),
+        )
+        assert batch.shape == (30, 3, 32, 32)
+        assert torch.allclose(targets.sum(1), torch.ones(30))
+        assert bool((targets.max(1).values == 1).all()) is one_hot

@@ -1,0 +1,51 @@
+"""Saving and loading of every kind of model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from stages.lib.checkpoint import load_model, save_model
+from stages.lib.googlenet import GoogLeNet
+from stages.lib.pruning import prune_channels, prune_weights
+
+KINDS: dict[str, Callable[[GoogLeNet], GoogLeNet]] = {
+    "base": lambda model: model,
+    "structured": lambda model: prune_channels(model, ratio=0.2, round_to=None),
+    "unstructured": lambda model: prune_weights(model, sparsity=0.8),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_model_reloads_with_identical_logits(tmp_path: Path, tiny: GoogLeNet, kind: str) -> None:
+    model = KINDS[kind](tiny).eval()
+    images = torch.rand(4, 3, 32, 32)
+    save_model(model, tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert torch.equal(loaded(images), model(images))
+    assert loaded.architecture == model.architecture
+
+
+def test_same_model_gives_same_bytes_in_any_memory_format(tmp_path: Path, tiny: GoogLeNet) -> None:
+    save_model(tiny, tmp_path / "a")
+    save_model(tiny.to(memory_format=torch.channels_last), tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    with safe_open(tmp_path / "a", framework="pt") as file:
+        assert list(file.metadata()) == ["architecture"]
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense"])
+def test_a_file_that_is_no_model_is_an_error_of_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model").write_bytes(content)
+    with pytest.raises(ValueError, match="must be a model written by this pipeline") as error:
+        load_model(tmp_path / "model")
+    assert "\n" not in str(error.value)
+
+
+def test_another_programs_safetensors_file_is_an_error(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "model")
+    with pytest.raises(ValueError, match="must be a model written by this pipeline"):
+        load_model(tmp_path / "model")

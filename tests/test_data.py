@@ -1,0 +1,40 @@
+"""Image files and the validation split."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.download import write_split
+from stages.lib.canonical import Split
+from stages.lib.data import Images, channel_statistics, read_images, split_validation
+
+
+def test_read_gives_back_what_download_wrote(tmp_path: Path, images: Images) -> None:
+    write_split(tmp_path / "train.npz", Split(images.pixels, images.labels), images.classes)
+    read = read_images(tmp_path / "train.npz")
+    assert np.array_equal(read.pixels, images.pixels)
+    assert np.array_equal(read.labels, images.labels)
+    assert read.classes == images.classes
+
+
+def test_validation_holds_out_the_same_images_of_each_class_for_a_seed(images: Images) -> None:
+    train, val = split_validation(images, per_class=4, seed=1)
+    assert np.bincount(val.labels).tolist() == [4, 4, 4]
+    assert len(train) + len(val) == len(images)
+    together = {image.tobytes() for image in np.concatenate([train.pixels, val.pixels])}
+    assert together == {image.tobytes() for image in images.pixels}
+    again, other = (split_validation(images, per_class=4, seed=seed)[1] for seed in (1, 2))
+    assert np.array_equal(val.pixels, again.pixels)
+    assert not np.array_equal(val.pixels, other.pixels)
+
+
+def test_validation_that_leaves_nothing_to_train_on_is_an_error(images: Images) -> None:
+    with pytest.raises(ValueError, match=r"data\.val_per_class must be below the 10 training images of class 'ant'"):
+        split_validation(images, per_class=10, seed=0)
+
+
+def test_channel_statistics_are_those_of_the_pixels(images: Images) -> None:
+    mean, std = channel_statistics(images)
+    assert np.allclose(mean, (images.pixels / 255).mean(axis=(0, 1, 2)))
+    assert np.allclose(std, (images.pixels / 255).std(axis=(0, 1, 2)))

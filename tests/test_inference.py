@@ -1,0 +1,48 @@
+"""Errors from logits, and what opens as a session."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.lib.inference import error_pct, open_session
+
+LOGITS = np.array([[7, 6, 5, 4, 3, 2], [2, 3, 4, 5, 6, 7], [1, 9, 2, 8, 3, 7], [0, 0, 0, 0, 0, 1]], dtype=np.float32)
+
+
+def test_error_is_the_share_of_images_whose_label_is_not_on_top() -> None:
+    assert error_pct(LOGITS, np.array([0, 5, 1, 5]), top=1) == 0
+    assert error_pct(LOGITS, np.array([0, 5, 3, 0]), top=1) == 50
+
+
+def test_top5_error_misses_only_the_last_of_six() -> None:
+    assert error_pct(LOGITS, np.array([5, 5, 5, 5]), top=5) == 25
+    assert error_pct(LOGITS, np.array([5, 0, 0, 4]), top=5) == 100
+
+
+def test_top5_of_fewer_classes_is_never_wrong() -> None:
+    assert error_pct(LOGITS[:, :3], np.array([2, 1, 0, 2]), top=5) == 0
+
+
+def test_equal_logits_are_no_free_hits() -> None:
+    assert error_pct(np.zeros((4, 4), dtype=np.float32), np.arange(4), top=1) == 75
+
+
+def test_diverged_model_is_an_error_and_not_a_number() -> None:
+    with pytest.raises(ValueError, match="logits must be finite"):
+        error_pct(np.full((1, 3), np.nan, dtype=np.float32), np.array([0]), top=1)
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    for name in ("missing.onnx", "broken.onnx"):
+        with pytest.raises(ValueError, match=f"{name} must be an ONNX model"):
+            open_session(tmp_path / name, threads=1)
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "profile"])
+def test_stage_does_not_import_torch(stage: str) -> None:
+    code = f"import sys, stages.{stage}, stages.lib.inference; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -1,0 +1,142 @@
+"""Turns of worker processes, and what their engines find."""
+
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stages.lib import measuring
+from stages.lib.checkpoint import save_model
+from stages.lib.costs import count_macs, count_nonzero_parameters, count_parameters
+from stages.lib.engines import EagerEngine, MemoryGrowth, OnnxEngine
+from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
+from stages.lib.measuring import Measurement, measure, variant_name
+from stages.lib.quantization import export_onnx
+
+
+class Sleeper:
+    """An engine that waits, counts its calls, and knows its process."""
+
+    def __init__(self, sleep_ms: float) -> None:
+        self.sleep_ms = sleep_ms
+        self.calls = 0
+
+    def run(self) -> None:
+        self.calls += 1
+        time.sleep(self.sleep_ms / 1000)
+
+    def facts(self) -> measuring.Facts:
+        return {"calls": self.calls, "pid": os.getpid()}
+
+
+class Broken(Sleeper):
+    """An engine that fails in its third call."""
+
+    def run(self) -> None:
+        super().run()
+        if self.calls == 3:
+            raise RuntimeError("out of ideas")
+
+
+class Dying(Sleeper):
+    """An engine whose process dies without a word."""
+
+    def run(self) -> None:
+        os._exit(9)
+
+
+def refuse() -> Sleeper:
+    raise ValueError("no such model")
+
+
+def test_every_call_of_every_round_is_a_sample_from_a_process_of_its_own() -> None:
+    measured = measure({"short": partial(Sleeper, 1), "long": partial(Sleeper, 5)}, rounds=3, calls_per_round=4)
+    assert [len(measurement.latencies_ms) for measurement in measured.values()] == [12, 12]
+    assert measured["short"].facts["calls"] == 3 * (measuring.WARM_UP + 4)
+    assert len({os.getpid(), measured["short"].facts["pid"], measured["long"].facts["pid"]}) == 3
+    assert 1 <= measured["short"].latencies_ms.min() and 5 <= measured["long"].latencies_ms.min()
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        (partial(Broken, 0), "bad: RuntimeError: out of ideas"),
+        (partial(Dying, 0), "bad: its process died with exit code 9; is there enough memory?"),
+        (refuse, "bad: ValueError: no such model"),
+    ],
+)
+def test_failing_engine_is_a_one_line_error_and_ends_the_others(engine: partial[Sleeper], message: str) -> None:
+    with pytest.raises(ChildProcessError) as caught:
+        measure({"good": partial(Sleeper, 0), "bad": engine}, rounds=2, calls_per_round=2)
+    assert str(caught.value) == message
+    assert not measuring.multiprocessing.active_children()
+
+
+def test_percentiles_are_of_all_calls() -> None:
+    measurement = Measurement(np.arange(101.0), {})
+    assert [measurement.percentile_ms(percent) for percent in (5, 50, 95)] == [5, 50, 95]
+
+
+def test_variants_are_named_as_in_the_report() -> None:
+    assert [variant_name("base", precision) for precision in ("fp32", "int8")] == ["base", "base-int8"]
+
+
+def test_threads_are_those_asked_for_or_the_cores() -> None:
+    assert measuring.count_threads(3) == 3
+    assert 1 <= measuring.count_threads(0) <= (os.cpu_count() or 1)
+
+
+def test_machine_names_its_cpu_and_versions() -> None:
+    machine = measuring.describe_machine(threads=2)
+    assert machine["cpu"] and machine["torch"] and machine["onnxruntime"] and machine["threads"] == 2
+    assert isinstance(machine["avx2"], bool)
+
+
+def test_memory_growth_keeps_the_peak() -> None:
+    growth = MemoryGrowth()
+    block = np.ones(50_000_000, dtype=np.uint8)
+    del block
+    assert 45 < growth.megabytes() < 90
+
+
+def test_macs_of_convolutions_and_linear_layers_are_counted_by_hand() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1, groups=2), nn.Flatten(), nn.LazyLinear(5))
+    image = torch.zeros(1, 3, 4, 4)
+    model(image)
+    assert count_macs(model, image) == 16 * 8 * 3 * 9 + 16 * 8 * 4 + 8 * 16 * 5
+
+
+def test_full_net_costs_what_the_original_report_says() -> None:
+    model = GoogLeNet(Architecture(scaled_widths(1), num_classes=100, stem_pool=True, dropout=0)).eval()
+    assert count_parameters(model) == 6_402_564
+    assert count_macs(model, torch.zeros(1, 3, 32, 32)) == pytest.approx(0.53e9, rel=0.01)
+
+
+def test_zeros_are_no_nonzero_parameters() -> None:
+    model = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
+    nn.init.ones_(model[0].bias)
+    nn.init.ones_(model[0].weight)[0, :3] = 0
+    assert count_parameters(model) == 14
+    assert count_nonzero_parameters(model) == 14 - 3 - 2  # and batch normalization's biases start at 0
+
+
+def test_engines_report_what_the_profile_needs(tmp_path: Path) -> None:
+    model = GoogLeNet(Architecture(scaled_widths(0.1), num_classes=10, stem_pool=True, dropout=0)).eval()
+    save_model(model, tmp_path / "tiny.safetensors")
+    export_onnx(model, tmp_path / "tiny.onnx", classes=[str(i) for i in range(10)])
+    threads = torch.get_num_threads()
+    engines = (EagerEngine(tmp_path / "tiny.safetensors", threads), OnnxEngine(tmp_path / "tiny.onnx", threads))
+    for engine in engines:
+        engine.run()
+    eager, ort = (engine.facts() for engine in engines)
+    assert eager["num_parameters"] == count_parameters(model)
+    assert eager["checkpoint_bytes"] == (tmp_path / "tiny.safetensors").stat().st_size
+    assert isinstance(eager["profiler_cpu_ms"], float) and eager["profiler_cpu_ms"] > 0
+    assert (eager["gpu"] is None) == (eager["profiler_cuda_ms"] is None) == (eager["latency_cuda_ms"] is None)
+    assert ort["file_bytes"] == (tmp_path / "tiny.onnx").stat().st_size
+    assert isinstance(ort["memory_mb"], float) and ort["memory_mb"] > 0

@@ -1,0 +1,99 @@
+"""The schema of params.yaml."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.lib.params import Params, load_params, parse_params
+
+ROOT = Path(__file__).parents[1]
+DEMO = (ROOT / "presets" / "demo.yaml").read_text(encoding="utf-8")
+
+
+def changed(section: str, **values: object) -> str:
+    """The demo's parameters with some of a section's replaced; None deletes."""
+    params = yaml.safe_load(DEMO)
+    for name, value in values.items():
+        if value is None:
+            del params[section][name]
+        else:
+            params[section][name] = value
+    return yaml.safe_dump(params)
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_are_valid(preset: Path) -> None:
+    load_params(preset)
+
+
+def test_committed_params_equal_a_preset() -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert values in [yaml.safe_load(preset.read_text()) for preset in (ROOT / "presets").glob("*.yaml")]
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("prune", {"ratio": 1.2}, "prune.ratio: input should be less than 1, got 1.2"),
+        ("prune", {"ratoi": 0.2}, "prune.ratoi is not a parameter; check its spelling against presets/"),
+        ("prune", {"ratio": None}, "prune.ratio is missing; copy it from presets/"),
+        ("train", {"lr": "fast"}, "train.lr: input should be a valid number, unable to parse string as a number"),
+        ("train", {"lr": float("nan")}, "train.lr: input should be"),
+        ("train", {"epochs": 0}, "train.epochs: input should be greater than or equal to 1, got 0"),
+        ("train", {"warmup_epochs": 10}, "train: warmup_epochs must be below epochs (10), got 10"),
+        ("train", {"image_sizes": {}}, "train.image_sizes: "),
+        ("train", {"image_sizes": {64: 1}}, "train.image_sizes.64: input should be less than or equal to 32, got 64"),
+        ("data", {"name": "imagenet"}, "data.name: input should be 'cifar100', 'digits' or 'folder', got 'imagenet'"),
+        ("data", {"name": "folder"}, "data.folder must be a path when data.name is folder, got null"),
+        ("models", {"pruned": ["structured"]}, "models.reported has 'unstructured', which models.pruned lacks"),
+        ("models", {"reported": ["base", "base"]}, "models.reported must name each model once"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_it(section: str, values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        parse_params(changed(section, **values))
+    lines = [line for line in str(error.value).splitlines() if "[key]" not in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(message)
+
+
+def test_every_problem_is_listed_at_once() -> None:
+    text = changed("train", lr=-1, epochs=0, momentun=0.9)
+    with pytest.raises(ValueError) as error:
+        parse_params(text)
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_a_number_in_text_is_a_number() -> None:
+    assert parse_params(changed("train", lr="1e-05")).train.lr == 1e-5  # how `-S train.lr=1e-5` is written
+
+
+@pytest.mark.parametrize("text", ["", "[]", "a: [", "42"])
+def test_a_file_without_sections_is_an_error_of_one_line(text: str) -> None:
+    with pytest.raises(ValueError) as error:
+        parse_params(text)
+    assert "\n" not in str(error.value)
+
+
+def test_parameters_are_frozen(demo: Params) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        demo.train.epochs = 3  # type: ignore[misc]
+
+
+def test_a_stage_stops_at_a_bad_file_before_it_imports_torch_or_writes(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(changed("finetune", lr="fast"))
+    code = (
+        "import sys, runpy\n"
+        "try: runpy.run_module('stages.train', run_name='__main__')\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stdout == "False\n"
+    assert done.stderr.startswith("params.yaml: finetune.lr: input should be a valid number")
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]

@@ -1,0 +1,50 @@
+"""Structured and unstructured pruning."""
+
+import pytest
+import torch
+from torch import nn
+
+from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
+from stages.lib.pruning import prune_channels, prune_weights
+
+
+def test_structured_pruning_of_the_full_network_leaves_4_089_523_parameters() -> None:
+    full = GoogLeNet(Architecture(scaled_widths(1.0), num_classes=100, stem_pool=True, dropout=0.0))
+    pruned = prune_channels(full, ratio=0.2, round_to=None)
+    assert sum(parameter.numel() for parameter in pruned.parameters()) == 4_089_523
+    assert sum(parameter.numel() for parameter in full.parameters()) == 6_402_564
+
+
+def test_round_to_keeps_multiples() -> None:
+    model = GoogLeNet(Architecture(scaled_widths(1.0), num_classes=3, stem_pool=True, dropout=0.0))
+    widths = prune_channels(model, ratio=0.2, round_to=8).architecture.widths
+    assert {width % 8 for width in widths} == {0}
+
+
+def test_channels_of_smallest_norm_go_first(tiny: GoogLeNet) -> None:
+    convolution = tiny.stem[1][0]
+    with torch.no_grad():
+        convolution.weight[2] *= 100
+    kept = prune_channels(tiny, ratio=0.5, round_to=None).stem[1][0].weight
+    assert kept.shape[0] == 3
+    assert kept.abs().amax() == convolution.weight[2].abs().amax()
+
+
+def test_nothing_is_removed_at_ratio_zero(tiny: GoogLeNet) -> None:
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(prune_channels(tiny, ratio=0.0, round_to=None)(images), tiny(images))
+    assert torch.equal(prune_weights(tiny, sparsity=0.0)(images), tiny(images))
+
+
+def test_an_impossible_structured_budget_is_an_error(tiny: GoogLeNet) -> None:
+    with pytest.raises(ValueError, match=r"prune\.ratio and prune\.round_to must leave a channel in every layer"):
+        prune_channels(tiny, ratio=0.2, round_to=8)
+
+
+def test_unstructured_pruning_zeroes_the_share_asked_for(tiny: GoogLeNet) -> None:
+    pruned = prune_weights(tiny, sparsity=0.8)
+    weights = torch.cat([m.weight.flatten() for m in pruned.modules() if isinstance(m, nn.Conv2d | nn.Linear)])
+    before = torch.cat([m.weight.flatten() for m in tiny.modules() if isinstance(m, nn.Conv2d | nn.Linear)])
+    assert abs((weights == 0).float().mean().item() - 0.8) < 1e-3
+    assert before[weights == 0].abs().max() <= before[weights != 0].abs().min()  # one threshold for all layers
+    assert set(pruned.state_dict()) == set(tiny.state_dict())

@@ -1,0 +1,160 @@
+"""Export and quantization of a small net, run by ONNX Runtime."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
+from stages.lib.inference import classify, open_session
+from stages.lib.quantization import export_onnx, quantize_onnx
+
+REPOSITORY = Path(__file__).parents[1]
+CLASSES = tuple(f"class {i}" for i in range(10))
+METHODS = ("minmax", "percentile", "entropy")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    """Smooth images, uint8 (40, 32, 32, 3): on noise all logits are alike."""
+    coarse = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(coarse, size=32, mode="bilinear")
+    return (255 * smooth).byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+@pytest.fixture(scope="module")
+def model(images: np.ndarray) -> GoogLeNet:
+    """A net whose normalization fits the images and whose batch normalization is no identity."""
+    torch.manual_seed(0)
+    model = GoogLeNet(Architecture(scaled_widths(0.1), num_classes=10, stem_pool=True, dropout=0.5))
+    model.mean.copy_(torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1))
+    model.std.copy_(torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1))
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the plain mean over batches
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.2, 0.2)
+    with torch.no_grad():
+        model.train()(pixels)
+    torch.nn.init.normal_(model.linear.weight)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def fp32_path(model: GoogLeNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "tiny-fp32.onnx"
+    export_onnx(model, path, classes=CLASSES)
+    return path
+
+
+def quantized(fp32_path: Path, images: np.ndarray, *, method: str, reduce_range: bool = True) -> Path:
+    path = fp32_path.with_name(f"tiny-{method}-{reduce_range}.onnx")
+    quantize_onnx(fp32_path, path, calibration=images, method=method, reduce_range=reduce_range)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture(scope="module")
+def int8_path(fp32_path: Path, images: np.ndarray) -> Path:
+    return quantized(fp32_path, images, method="minmax")
+
+
+def logits_of(path: Path, images: np.ndarray) -> np.ndarray:
+    return classify(open_session(path, threads=1), images, batch_size=16)
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_fp32_file_gives_the_logits_of_pytorch(
+    model: GoogLeNet, fp32_path: Path, images: np.ndarray, batch: int
+) -> None:
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(images[:batch]).permute(0, 3, 1, 2) / 255)
+    assert np.allclose(logits_of(fp32_path, images[:batch]), expected, atol=1e-4)
+
+
+def test_batch_normalization_is_folded_away_from_a_copy(model: GoogLeNet, fp32_path: Path) -> None:
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(fp32_path).graph.node}
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+
+
+def test_same_model_gives_the_same_bytes(model: GoogLeNet, fp32_path: Path, tmp_path: Path) -> None:
+    export_onnx(copy.deepcopy(model).train(), tmp_path / "again.onnx", classes=CLASSES)
+    assert (tmp_path / "again.onnx").read_bytes() == fp32_path.read_bytes()
+
+
+def test_same_file_and_images_give_the_same_int8_bytes(int8_path: Path, fp32_path: Path, images: np.ndarray) -> None:
+    before = int8_path.read_bytes()
+    assert quantized(fp32_path, images, method="minmax").read_bytes() == before
+
+
+def test_files_carry_class_names_and_nothing_of_this_machine(fp32_path: Path, int8_path: Path) -> None:
+    for path in (fp32_path, int8_path):
+        proto = onnx.load(path, load_external_data=False)
+        assert {entry.key: json.loads(entry.value) for entry in proto.metadata_props} == {"classes": list(CLASSES)}
+        assert open_session(path, threads=1).get_modelmeta().custom_metadata_map["classes"] == json.dumps(CLASSES)
+        content = path.read_bytes()
+        for hint in (str(REPOSITORY), str(path.parent), "site-packages", "pkg.torch", "namespace", ".py"):
+            assert hint.encode() not in content
+        assert proto.opset_import[0].version >= 17
+        assert sorted(file.suffix for file in path.parent.iterdir()) == [".onnx"] * len(list(path.parent.iterdir()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_int8_file_agrees_with_fp32(fp32_path: Path, images: np.ndarray, method: str) -> None:
+    fp32 = logits_of(fp32_path, images)
+    int8 = logits_of(quantized(fp32_path, images, method=method), images)
+    assert (fp32.argmax(axis=1) == int8.argmax(axis=1)).mean() > 0.8
+    assert np.abs(fp32 - int8).mean() < 0.25 * fp32.std(axis=0).mean()
+
+
+def test_entropy_and_percentile_choose_ranges_of_their_own(fp32_path: Path, images: np.ndarray) -> None:
+    contents = {quantized(fp32_path, images, method=method).read_bytes() for method in METHODS}
+    assert len(contents) == len(METHODS)
+
+
+def test_every_batch_of_calibration_images_counts(fp32_path: Path, int8_path: Path, images: np.ndarray) -> None:
+    backwards = quantized(fp32_path, images[::-1], method="minmax")
+    assert {i.name: i.raw_data for i in onnx.load(backwards).graph.initializer} == {
+        i.name: i.raw_data for i in onnx.load(int8_path).graph.initializer
+    }
+
+
+def test_weights_keep_to_7_bits_only_where_asked(fp32_path: Path, images: np.ndarray) -> None:
+    for reduce_range, limit in ((True, 64), (False, 127)):
+        path = quantized(fp32_path, images, method="minmax", reduce_range=reduce_range)
+        weights = [
+            onnx.numpy_helper.to_array(tensor).astype(int)
+            for tensor in onnx.load(path).graph.initializer
+            if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4
+        ]
+        assert len(weights) == 66
+        assert max(np.abs(weight).max() for weight in weights) == limit
+
+
+def test_int8_net_has_no_float_island(int8_path: Path, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(int8_path, options, providers=["CPUExecutionProvider"])
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert operators.count("QLinearConv") == 66
+    assert operators.count("QLinearConcat") == 9
+    assert operators.count("Conv") == operators.count("Concat") == 0
+    assert operators.count("QuantizeLinear") == 2  # after the normalization and after the mean
+    assert operators.count("DequantizeLinear") == 1  # before the mean
+
+
+def test_int8_file_is_smaller(fp32_path: Path, int8_path: Path) -> None:
+    # Tiny nets have more names than weights.
+    assert int8_path.stat().st_size < fp32_path.stat().st_size
+
+
+def test_wrong_number_of_class_names_is_refused(model: GoogLeNet, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="classes must be 10 names, .* got 2"):
+        export_onnx(model, tmp_path / "x.onnx", classes=["a", "b"])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,159 @@
+"""The training loop."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from stages.lib import training
+from stages.lib.data import Images
+from stages.lib.googlenet import GoogLeNet
+from stages.lib.params import Params, Recipe
+from stages.lib.pruning import prune_weights
+
+
+@pytest.fixture
+def recipe(demo: Params) -> Recipe:
+    """Two epochs of three steps, with everything random switched on."""
+    augmentation = demo.train.augmentation.model_copy(
+        update={"flip": True, "cutout": 8, "mixup": 0.2, "cutmix": 1.0, "mix_off_epochs": 1}
+    )
+    changes = {"epochs": 2, "batch_size": 10, "warmup_epochs": 1, "image_sizes": {8: 1, 16: 1}, "ema_decay": 0.5}
+    return demo.train.model_copy(update={**changes, "augmentation": augmentation})
+
+
+def weights(model: GoogLeNet) -> torch.Tensor:
+    return torch.cat([tensor.flatten().double() for tensor in model.state_dict().values()])
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Send this process a signal when `step` begins."""
+    original = training._Run.train_step
+
+    def train_step(self: Any, current: int) -> None:
+        if current == step:
+            os.kill(os.getpid(), number)
+        original(self, current)
+
+    monkeypatch.setattr(training._Run, "train_step", train_step)
+
+
+def test_training_learns_what_can_be_learned(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    pixels = images.pixels // 2
+    pixels[np.arange(30), :, :, images.labels] += 120  # the class is a colour
+    coloured = Images(pixels, images.labels, images.classes)
+    plain = recipe.augmentation.model_copy(update={"cutout": 0, "mixup": 0.0, "cutmix": 0.0})
+    changes = {"epochs": 20, "lr": 0.03, "image_sizes": {32: 1}, "augmentation": plain}
+    longer = recipe.model_copy(update=changes)
+    trained = training.fit(tiny, coloured, coloured, recipe=longer)
+    assert trained.curve[-1]["val_error_pct"] < 10
+    assert trained.curve[-1]["train_loss"] < trained.curve[0]["train_loss"]
+
+
+def test_the_same_call_gives_the_same_weights_and_leaves_its_model_alone(
+    tiny: GoogLeNet, images: Images, recipe: Recipe
+) -> None:
+    before = weights(tiny)
+    runs = []
+    for _ in range(2):
+        trained = training.fit(tiny, images, images, recipe=recipe)
+        trained.resume_file.delete()
+        runs.append(weights(trained.model))
+    assert torch.equal(*runs)
+    assert torch.equal(weights(tiny), before)
+    assert not torch.equal(runs[0], before)
+    other = training.fit(tiny, images, images, recipe=recipe.model_copy(update={"seed": 5}))
+    assert not torch.equal(weights(other.model), runs[0])
+
+
+@pytest.mark.parametrize(("step", "number"), [(0, signal.SIGINT), (3, signal.SIGTERM), (5, signal.SIGINT)])
+def test_stopped_training_goes_on_to_identical_weights(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, step: int, number: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    whole = training.fit(tiny, images, images, recipe=recipe, evaluate_first=True)
+    whole.resume_file.delete()
+    with monkeypatch.context() as patch:
+        stop_at(step, patch, number)
+        with pytest.raises(SystemExit) as stopped:
+            training.fit(tiny, images, images, recipe=recipe, evaluate_first=True)
+    assert stopped.value.code == 128 + number
+    resumed = training.fit(tiny, images, images, recipe=recipe, evaluate_first=True)
+    assert f"going on from step {step + 1} of 6" in capsys.readouterr().out
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+    for row, expected in zip(resumed.curve, whole.curve, strict=True):
+        assert row | {"images_per_s": None} == expected | {"images_per_s": None}
+
+
+def test_another_parameter_does_not_take_up_an_old_state(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = training.fit(tiny, images, images, recipe=recipe)
+    other = training.fit(tiny, images, images, recipe=recipe.model_copy(update={"lr": 0.01}))
+    assert first.resume_file.path != other.resume_file.path
+    assert "going on" not in capsys.readouterr().out
+
+
+def test_a_broken_resume_file_starts_over(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = training.fit(tiny, images, images, recipe=recipe)
+    first.resume_file.path.write_bytes(b"broken")
+    again = training.fit(tiny, images, images, recipe=recipe)
+    assert "unreadable" in capsys.readouterr().out
+    assert torch.equal(weights(again.model), weights(first.model))
+
+
+def test_zeros_stay_zero_through_fine_tuning(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    pruned = prune_weights(tiny, sparsity=0.8)
+    tuned = training.fit(pruned, images, images, recipe=recipe, keep_zeros=True).model
+    for before, after in zip(pruned.parameters(), tuned.parameters(), strict=True):
+        if before.dim() > 1:
+            assert torch.equal(before == 0, after == 0)
+    assert not torch.equal(weights(pruned), weights(tuned))
+
+
+def test_curve_starts_with_the_error_before_the_first_step(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    curve = training.fit(tiny, images, images, recipe=recipe, evaluate_first=True).curve
+    pixels, labels = torch.from_numpy(images.pixels), torch.from_numpy(images.labels)
+    assert [row["epoch"] for row in curve] == [0, 1, 2]
+    assert curve[0]["val_error_pct"] == training.error_rate(tiny, pixels, labels, precision=torch.float32)
+
+
+def test_divergence_is_an_error_that_names_the_remedy(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match=r"must be finite, got .*; lower lr"):
+        training.fit(tiny, images, images, recipe=recipe.model_copy(update={"lr": 1e30}))
+
+
+def test_fewer_images_than_a_batch_are_one_batch(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    trained = training.fit(tiny, images, images, recipe=recipe.model_copy(update={"batch_size": 1000}))
+    assert trained.facts["num_steps"] == 2
+
+
+def test_written_results_are_complete_and_the_state_is_gone(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume_dir: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained = training.fit(tiny, images, images, recipe=recipe, evaluate_first=True)
+    assert list(resume_dir.iterdir())
+    training.write_trained(trained, "base")
+    assert not list(resume_dir.iterdir())
+    assert Path("artifacts/models/base.safetensors").exists()
+    curve = pd.read_csv("reports/curves/base.csv")
+    assert curve.columns.tolist() == ["epoch", "train_loss", "val_error_pct", "lr", "images_per_s"]
+    facts = json.loads(Path("artifacts/training/base.json").read_text())
+    assert facts["num_train_images"] == 30 and facts["precision"] == "fp32"
+
+
+def test_cuda_without_a_gpu_is_an_error(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device must be auto or cpu on a machine without CUDA"):
+        training.fit(tiny, images, images, recipe=recipe.model_copy(update={"device": "cuda"}))
