@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.inference import classify, open_session
@@ -16,33 +17,31 @@ from stages.lib.quantization import export_onnx, quantize_onnx
 
 REPOSITORY = Path(__file__).parents[1]
 CLASSES = tuple(f"class {i}" for i in range(10))
-METHODS = ("minmax", "percentile", "entropy")
+METHODS = ("minmax", "percentile", pytest.param("entropy", marks=pytest.mark.slow))
 
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    """Smooth images, uint8 (40, 32, 32, 3): on noise all logits are alike."""
-    coarse = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    smooth = torch.nn.functional.interpolate(coarse, size=32, mode="bilinear")
-    return (255 * smooth).byte().permute(0, 2, 3, 1).contiguous().numpy()
+    """Four images of each of 10 classes, uint8 (40, 32, 32, 3): a smooth pattern of the class and noise."""
+    generator = torch.Generator().manual_seed(0)
+    pattern = nn.functional.interpolate(torch.rand(10, 3, 4, 4, generator=generator), size=32, mode="bilinear")
+    noisy = pattern.repeat(4, 1, 1, 1) + 0.05 * torch.randn(40, 3, 32, 32, generator=generator)
+    return (255 * noisy.clamp(0, 1)).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 @pytest.fixture(scope="module")
 def model(images: np.ndarray) -> GoogLeNet:
-    """A net whose normalization fits the images and whose batch normalization is no identity."""
+    """A net that has learned the images a little: the logits of a random one are all alike."""
     torch.manual_seed(0)
-    model = GoogLeNet(Architecture(scaled_widths(0.1), num_classes=10, stem_pool=True, dropout=0.5))
+    model = GoogLeNet(Architecture(scaled_widths(0.1), num_classes=10, stem_pool=True, dropout=0.1))
     model.mean.copy_(torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1))
     model.std.copy_(torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1))
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the plain mean over batches
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.uniform_(module.bias, -0.2, 0.2)
-    with torch.no_grad():
-        model.train()(pixels)
-    torch.nn.init.normal_(model.linear.weight)
+    pixels, labels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255, torch.arange(40) % 10
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(pixels), labels).backward()
+        optimizer.step()
     return model.eval()
 
 
@@ -79,7 +78,7 @@ def test_fp32_file_gives_the_logits_of_pytorch(
 
 def test_batch_normalization_is_folded_away_from_a_copy(model: GoogLeNet, fp32_path: Path) -> None:
     assert "BatchNormalization" not in {node.op_type for node in onnx.load(fp32_path).graph.node}
-    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
 def test_same_model_gives_the_same_bytes(model: GoogLeNet, fp32_path: Path, tmp_path: Path) -> None:
@@ -108,13 +107,15 @@ def test_files_carry_class_names_and_nothing_of_this_machine(fp32_path: Path, in
 def test_int8_file_agrees_with_fp32(fp32_path: Path, images: np.ndarray, method: str) -> None:
     fp32 = logits_of(fp32_path, images)
     int8 = logits_of(quantized(fp32_path, images, method=method), images)
-    assert (fp32.argmax(axis=1) == int8.argmax(axis=1)).mean() > 0.8
+    assert (fp32.argmax(axis=1) == int8.argmax(axis=1)).mean() > 0.9
     assert np.abs(fp32 - int8).mean() < 0.25 * fp32.std(axis=0).mean()
 
 
-def test_entropy_and_percentile_choose_ranges_of_their_own(fp32_path: Path, images: np.ndarray) -> None:
-    contents = {quantized(fp32_path, images, method=method).read_bytes() for method in METHODS}
-    assert len(contents) == len(METHODS)
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_each_method_chooses_ranges_of_its_own(
+    fp32_path: Path, int8_path: Path, images: np.ndarray, method: str
+) -> None:
+    assert quantized(fp32_path, images, method=method).read_bytes() != int8_path.read_bytes()
 
 
 def test_every_batch_of_calibration_images_counts(fp32_path: Path, int8_path: Path, images: np.ndarray) -> None:
@@ -155,6 +156,6 @@ def test_int8_file_is_smaller(fp32_path: Path, int8_path: Path) -> None:
 
 
 def test_wrong_number_of_class_names_is_refused(model: GoogLeNet, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="classes must be 10 names, .* got 2"):
+    with pytest.raises(ValueError, match=r"classes must be 10 names, .* got 2"):
         export_onnx(model, tmp_path / "x.onnx", classes=["a", "b"])
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 Each engine imports its library when it is made, so that a worker pays for one and its memory is measured apart.
 """
 
+import os
 import re
 import statistics
 import time
@@ -16,7 +17,7 @@ from stages.lib.measuring import Facts
 
 WARM_UP = 5
 REPEATS = 50  # on the GPU
-PROFILES = 5
+PROFILES = 20
 
 
 class OnnxEngine:
@@ -43,6 +44,7 @@ class EagerEngine:
     """One checkpoint in PyTorch, for one image at a time."""
 
     def __init__(self, path: Path, threads: int) -> None:
+        os.environ["KINETO_LOG_LEVEL"] = "99"  # read when torch is imported: the profiler talks
         import torch
 
         from stages.lib.checkpoint import load_model

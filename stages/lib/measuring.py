@@ -176,7 +176,7 @@ def _work(connection: Connection, make_engine: Callable[[], Engine]) -> None:
         while True:
             num_calls = connection.recv()
             connection.send((engine.facts() if num_calls is None else _time_calls(engine, num_calls), None))
-    except (EOFError, KeyboardInterrupt):
+    except (EOFError, ConnectionError, KeyboardInterrupt):
         pass
     except Exception as error:  # the parent tells the user, whatever it is
         connection.send((None, f"{type(error).__name__}: {error}"))
