@@ -141,6 +141,10 @@ def describe_machine(*, threads: int) -> dict[str, bool | int | float | str | No
     except OSError:  # not Linux
         lines = []
     cpu = {key.strip(): value.strip() for key, _, value in lines}
+    try:
+        system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):  # not Linux
+        system = platform.platform()
     flags = cpu.get("flags", "").split()
     return {
         "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
@@ -148,7 +152,7 @@ def describe_machine(*, threads: int) -> dict[str, bool | int | float | str | No
         "threads": threads,
         **{flag: flag in flags for flag in CPU_FLAGS},
         "ram_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "os": platform.platform(),
+        "os": system,
         "python": platform.python_version(),
         "torch": version("torch"),
         "onnxruntime": version("onnxruntime"),

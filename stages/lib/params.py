@@ -104,7 +104,7 @@ class Models(Section):
             raise ValueError(f"models.reported must have 'base', which the others are compared to, got {self.reported}")
         for name in self.reported:
             if name != "base" and name not in self.pruned:
-                raise ValueError(f"models.reported has {name!r}, which models.pruned lacks; add it there or drop it here")
+                raise ValueError(f"models.reported has {name!r}, which models.pruned lacks; add it there")
         for key, names in self:
             if len(set(names)) < len(names):
                 raise ValueError(f"models.{key} must name each model once, got {list(names)}")

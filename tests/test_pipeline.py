@@ -1,0 +1,168 @@
+"""The whole pipeline on tiny data, through DVC itself."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.slow
+
+
+class Repository:
+    """A copy of this one, without its data, in which DVC runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "GIT_AUTHOR_NAME": "t",
+            "GIT_AUTHOR_EMAIL": "t@localhost",
+            "GIT_COMMITTER_NAME": "t",
+            "GIT_COMMITTER_EMAIL": "t@localhost",
+        }
+
+    def run(self, *command: str, code: int = 0) -> str:
+        done = subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, text=True)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def repro(self) -> set[str]:
+        """Run `dvc repro`; returns the stages that really ran."""
+        output = self.run("dvc", "repro")
+        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+    def set(self, **values: object) -> None:
+        """Change parameters, as `section__name=value`."""
+        path = self.path / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for name, value in values.items():
+            section, _, key = name.partition("__")
+            params[section][key] = value
+        path.write_text(yaml.safe_dump(params))
+
+
+def copy_of_the_repository(path: Path) -> Repository:
+    """The files that git tracks or would, in a repository of their own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.splitlines()
+    for name in listed:
+        if (ROOT / name).is_file() and name.split("/")[0] not in {"models", "tests"}:
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, path / name)
+    (path / "dvc.lock").unlink(missing_ok=True)
+    shutil.copy(ROOT / "presets" / "demo.yaml", path / "params.yaml")
+    repository = Repository(path)
+    repository.run("git", "init", "--quiet")
+    repository.set(
+        data__limit_per_class=8,
+        data__val_per_class=2,
+        model__width=0.1,
+        train__epochs=1,
+        train__warmup_epochs=0.5,
+        finetune__epochs=1,
+        quantize__calibration_images=16,
+        profile__rounds=1,
+        profile__calls_per_round=2,
+    )
+    repository.run("git", "add", "--all")
+    repository.run("git", "commit", "--quiet", "--message", "start")
+    return repository
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository in which everything has run once."""
+    repository = copy_of_the_repository(tmp_path_factory.mktemp("repository"))
+    assert {"download", "train", "prune@structured", "finetune@unstructured", "profile", "report"} < repository.repro()
+    repository.run("git", "add", "--all")
+    repository.run("git", "commit", "--quiet", "--message", "first run")
+    return repository
+
+
+def test_metrics_have_the_promised_keys_for_every_variant(repository: Repository) -> None:
+    metrics = json.loads((repository.path / "metrics.json").read_text())
+    models = ("base", "structured", "unstructured")
+    assert set(metrics) == {f"{model}{suffix}" for model in models for suffix in ("", "-int8")}
+    for variant in metrics.values():
+        assert {
+            "top1_error_pct", "top5_error_pct", "num_parameters", "num_nonzero_parameters", "macs", "file_bytes",
+            "latency_cpu_ms",
+        } <= set(variant)  # fmt: skip
+    assert metrics["structured"]["num_parameters"] < metrics["base"]["num_parameters"]
+    assert metrics["unstructured"]["num_nonzero_parameters"] < metrics["base"]["num_nonzero_parameters"] / 3
+    assert metrics["base-int8"]["file_bytes"] < metrics["base"]["file_bytes"]
+
+
+def test_git_sees_the_results_that_belong_in_it_and_no_weights(repository: Repository) -> None:
+    tracked = repository.run("git", "ls-files").split()
+    assert {"dvc.lock", "metrics.json", "reports/report.md", "reports/curves/structured.csv"} <= set(tracked)
+    assert not [name for name in tracked if name.endswith((".safetensors", ".onnx", ".npz"))]
+
+
+def test_a_second_run_does_nothing(repository: Repository) -> None:
+    assert repository.repro() == set()
+    assert repository.run("git", "status", "--porcelain") == ""
+
+
+def test_pruning_less_leaves_training_alone_and_going_back_restores_from_the_cache(repository: Repository) -> None:
+    before = (repository.path / "metrics.json").read_bytes()
+    repository.set(prune__ratio=0.4)
+    ran = repository.repro()
+    assert {"prune@structured", "finetune@structured", "report"} <= ran
+    assert not {"download", "train", "finetune@unstructured", "quantize@base"} & ran
+    assert "structured" in repository.run("dvc", "metrics", "diff")
+    repository.set(prune__ratio=0.2)
+    assert not {"prune@structured", "finetune@structured", "quantize@structured", "profile"} & repository.repro()
+    assert (repository.path / "metrics.json").read_bytes() == before
+
+
+def test_an_experiment_compares_with_what_is_committed(repository: Repository) -> None:
+    output = repository.run("dvc", "exp", "run", "--name", "more", "--set-param", "prune.ratio=0.3")
+    assert "Running stage 'train'" not in output
+    assert "Running stage 'finetune@structured'" in output
+    assert "num_parameters" in repository.run("dvc", "metrics", "diff")
+    assert "more" in repository.run("dvc", "exp", "show", "--csv")
+    repository.run("git", "checkout", "--", ".")
+    repository.run("dvc", "checkout", "--quiet")
+
+
+def test_plots_show_the_curves(repository: Repository) -> None:
+    repository.run("dvc", "plots", "show", "--out", "plots")
+    assert "val_error_pct" in (repository.path / "plots" / "index.html").read_text()
+    shutil.rmtree(repository.path / "plots")
+
+
+def test_a_clone_with_the_pushed_models_has_nothing_to_do(repository: Repository, tmp_path: Path) -> None:
+    repository.run("dvc", "push")
+    clone = Repository(tmp_path / "clone")
+    repository.run("git", "clone", "--quiet", str(repository.path), str(clone.path))
+    shutil.copytree(repository.path / "models", clone.path / "models")
+    clone.run("dvc", "pull", "--allow-missing")
+    assert (clone.path / "artifacts" / "models" / "base.safetensors").exists()
+    assert not (clone.path / "data" / "train.npz").exists()
+    assert "Running stage" not in clone.run("dvc", "repro", "--allow-missing")
+    output = clone.run("dvc", "exp", "run", "--set-param", "prune.ratio=0.3")
+    assert "Running stage 'download'" in output
+    assert "Running stage 'train'" not in output
+
+
+@pytest.mark.parametrize("change", [{"finetune__lr": "fast"}, {"train__epcohs": 1}])
+def test_a_mistake_anywhere_stops_the_run_and_loses_nothing(repository: Repository, change: dict[str, object]) -> None:
+    repository.set(**change)
+    output = repository.run("dvc", "repro", "--force", code=255)
+    assert f"params.yaml: {next(iter(change)).replace('__', '.')}" in output
+    assert "Traceback" not in output
+    assert "Running stage 'train'" not in output  # download checks the whole file
+    repository.run("git", "checkout", "--", "params.yaml")
+    repository.run("dvc", "checkout", "--quiet")
+    assert repository.repro() == set()
