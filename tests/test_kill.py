@@ -1,0 +1,64 @@
+"""A training killed at any moment goes on to the same weights."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages import download
+from stages.lib import sources
+
+ROOT = Path(__file__).parents[1]
+SAVES_EVERY_STEP = "from stages import train; from stages.lib import training; training.SAVE_EVERY_S = 0; train.main()"
+KILLS = 10
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A work tree with a few digits and a training of 48 steps."""
+    params = yaml.safe_load((ROOT / "presets" / "demo.yaml").read_text())
+    params["data"].update(val_per_class=4)
+    params["model"].update(width=0.1)
+    params["train"].update(epochs=3, warmup_epochs=1, batch_size=10)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    digits = sources.load_dataset(name="digits", limit_per_class=20)
+    download.write_split(tmp_path / "data" / "train.npz", digits.train, digits.classes)
+    return tmp_path
+
+
+def start(work: Path, resume: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RESUME_DIR": str(work / resume), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", SAVES_EVERY_STEP], cwd=work, env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+def test_killed_training_ends_with_bit_identical_weights(work: Path) -> None:
+    model = work / "artifacts" / "models" / "base.safetensors"
+    start(work, "whole").communicate()
+    whole = model.read_bytes()
+    model.unlink()
+
+    moments = random.Random(0)
+    for _ in range(KILLS):
+        process = start(work, "killed")
+        known = {path.stat().st_mtime_ns for path in (work / "killed").glob("*.safetensors")}
+        while process.poll() is None and known >= {
+            p.stat().st_mtime_ns for p in (work / "killed").glob("*.safetensors")
+        }:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not model.exists()
+    output, _ = start(work, "killed").communicate()
+    assert "going on from step" in output
+    assert model.read_bytes() == whole
+    assert list((work / "killed").glob("*.safetensors")) == []
