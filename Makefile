@@ -5,7 +5,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo repro test test-fast check clean
+.PHONY: help install demo repro bench-train test test-fast check clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,6 +25,9 @@ demo: install ## run the whole pipeline on scikit-learn's digits, in a clone und
 	cd demo && dvc repro
 	cd demo && dvc metrics show --md --precision 4
 	@echo "The report lies in demo/reports/report.md, the models in demo/artifacts/onnx/."
+
+bench-train: install ## compare the speed of our training loop with the customary one
+	python -m benchmarks.train
 
 repro: install ## run whatever is out of date
 	dvc repro

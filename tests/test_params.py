@@ -49,6 +49,7 @@ def test_committed_params_equal_a_preset() -> None:
         ("data", {"name": "imagenet"}, "data.name: input should be 'cifar100', 'digits' or 'folder', got 'imagenet'"),
         ("data", {"name": "folder"}, "data.folder must be a path when data.name is folder, got null"),
         ("models", {"pruned": ["structured"]}, "models.reported has 'unstructured', which models.pruned lacks"),
+        ("models", {"reported": ["structured"]}, "models.reported must have 'base', which the others are compared to"),
         ("models", {"reported": ["base", "base"]}, "models.reported must name each model once"),
     ],
 )

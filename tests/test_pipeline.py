@@ -5,8 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -23,6 +26,7 @@ class Repository:
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "RESUME_DIR": str(path.parent / "resume"),
             "OMP_NUM_THREADS": "1",
             "GIT_AUTHOR_NAME": "t",
             "GIT_AUTHOR_EMAIL": "t@localhost",
@@ -166,3 +170,28 @@ def test_a_mistake_anywhere_stops_the_run_and_loses_nothing(repository: Reposito
     repository.run("git", "checkout", "--", "params.yaml")
     repository.run("dvc", "checkout", "--quiet")
     assert repository.repro() == set()
+
+
+def test_a_stage_ends_with_its_dvc_and_goes_on_when_called_again(repository: Repository) -> None:
+    repository.set(train__epochs=60)
+    dvc = subprocess.Popen(["dvc", "repro", "train"], cwd=repository.path, env=repository.environment)
+    resume = repository.path.parent / "resume"
+    wait_until(lambda: list(resume.glob("*.safetensors")))
+    stages = psutil.Process(dvc.pid).children(recursive=True)
+    assert any("stages.train" in stage.cmdline() for stage in stages)
+    dvc.kill()
+    dvc.wait()
+    assert psutil.wait_procs(stages, timeout=30)[1] == []
+    assert "going on from step" in repository.run("dvc", "repro", "train")
+    assert list(resume.glob("*.safetensors")) == []
+    repository.run("git", "checkout", "--", ".")
+    repository.run("dvc", "checkout", "--quiet")
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait at most two minutes."""
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise TimeoutError

@@ -330,12 +330,6 @@ def test_a_broken_input_is_named_with_its_key(bad: dict[str, Any]) -> None:
         results()
 
 
-def test_base_must_be_reported() -> None:
-    change_params("models", reported=["structured"])
-    with pytest.raises(ValueError, match=r"models\.reported must name base"):
-        results()
-
-
 def test_one_epoch_is_enough_for_report_and_figures() -> None:
     for model in MODELS:
         write_curve(model, num_epochs=1)

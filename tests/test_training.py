@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from stages.lib import training
+from stages.lib import run, training
 from stages.lib.data import Images
 from stages.lib.googlenet import GoogLeNet
 from stages.lib.params import Params, Recipe
@@ -34,14 +34,14 @@ def weights(model: GoogLeNet) -> torch.Tensor:
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Send this process a signal when `step` begins."""
-    original = training._Run.train_step
+    original = run.Run.train_step
 
     def train_step(self: Any, current: int) -> None:
         if current == step:
             os.kill(os.getpid(), number)
         original(self, current)
 
-    monkeypatch.setattr(training._Run, "train_step", train_step)
+    monkeypatch.setattr(run.Run, "train_step", train_step)
 
 
 def test_training_learns_what_can_be_learned(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:

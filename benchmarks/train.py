@@ -1,0 +1,136 @@
+"""Training speed of our loop against the customary one, side by side: `make bench-train`.
+
+The customary loop is a DataLoader with workers, torchvision's transforms image by image, the default memory layout and
+fp32. Both train the full GoogLeNet on the same random 32 x 32 images with crops and flips. They take turns, so that a
+busy moment of the machine hits both; a ratio is taken in each round, and the spread is over rounds.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from stages.lib.data import Images
+from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
+from stages.lib.params import load_params
+from stages.lib.run import Run
+
+ROUNDS = 5
+STEPS = {"cpu": 3, "cuda": 100}  # of a round
+BATCH_SIZE = 128
+NUM_IMAGES = BATCH_SIZE * 200
+NUM_WORKERS = 2
+
+RECIPE = load_params(Path("presets/cpu.yaml")).train.model_copy(
+    update={"batch_size": BATCH_SIZE, "epochs": 100, "image_sizes": {32: 1}}
+)
+
+
+class Pictures(Dataset[tuple[torch.Tensor, int]]):
+    """Images one by one, as most code has them."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+        self.transform = transforms.Compose(
+            [
+                transforms.ToPILImage(),
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+            ]
+        )
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        """An image, float (3, 32, 32) in [0, 1], and its label."""
+        return self.transform(self.images.pixels[index]), int(self.images.labels[index])
+
+
+def customary(images: Images, device: torch.device) -> Callable[[], None]:
+    """A function that makes one step of the customary loop."""
+    model = new_model().to(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    loader = DataLoader(
+        Pictures(images), BATCH_SIZE, shuffle=True, num_workers=NUM_WORKERS, pin_memory=device.type == "cuda"
+    )
+
+    def endless() -> Iterator[list[torch.Tensor]]:
+        while True:
+            yield from loader
+
+    batches = endless()
+
+    def step() -> None:
+        pixels, labels = (tensor.to(device, non_blocking=True) for tensor in next(batches))
+        loss = nn.functional.cross_entropy(model(pixels), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def ours(images: Images, device: torch.device, precision: str) -> Callable[[], None]:
+    """A function that makes one step of our loop."""
+    recipe = RECIPE.model_copy(update={"device": device.type, "precision": precision})
+    run = Run(new_model(), images, recipe=recipe, keep_zeros=False)
+    steps = iter(range(run.num_steps))
+    return lambda: run.train_step(next(steps))
+
+
+def new_model() -> GoogLeNet:
+    """The full network."""
+    torch.manual_seed(0)
+    return GoogLeNet(Architecture(scaled_widths(1.0), num_classes=100, stem_pool=True, dropout=0.0))
+
+
+def images_per_s(step: Callable[[], None], device: torch.device) -> float:
+    """Speed over one round."""
+    start = time.perf_counter()
+    for _ in range(STEPS[device.type]):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return STEPS[device.type] * BATCH_SIZE / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Print a table for each device there is."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (NUM_IMAGES, 32, 32, 3), dtype=np.uint8)
+    images = Images(pixels, rng.integers(0, 100, NUM_IMAGES), tuple(map(str, range(100))))
+    for name in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+        device = torch.device(name)
+        loops = {
+            "customary, fp32": customary(images, device),
+            "ours, fp32": ours(images, device, "fp32"),
+            "ours, bf16": ours(images, device, "bf16"),
+        }
+        speeds: dict[str, list[float]] = {loop: [] for loop in loops}
+        for round_ in range(1 + ROUNDS):
+            for loop, step in loops.items():
+                speed = images_per_s(step, device)
+                if round_:  # the first one warms up
+                    speeds[loop].append(speed)
+        rows = []
+        for loop, values in speeds.items():
+            ratios = [value / other for value, other in zip(values, speeds["customary, fp32"], strict=True)]
+            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            rows.append((loop, f"{statistics.median(values):,.0f}", spread))
+        threads = f"{torch.get_num_threads()} threads" if name == "cpu" else torch.cuda.get_device_name()
+        print(f"\n{name}, {threads}: batches of {BATCH_SIZE}, {ROUNDS} rounds of {STEPS[name]} steps in turns")
+        print(tabulate(rows, headers=("loop", "images/s", "ratio (spread)"), tablefmt="github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()

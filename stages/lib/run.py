@@ -1,0 +1,130 @@
+"""One training in progress: its tensors, and the step that changes them.
+
+All randomness of a step comes from (seed, epoch, position in the epoch), so the tensors are all the state there is.
+"""
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stages.lib import augmentation, schedule
+from stages.lib.data import Images
+from stages.lib.devices import keep_freed_memory, pick_device, pick_precision
+from stages.lib.googlenet import GoogLeNet
+from stages.lib.params import Recipe
+
+
+class Run:
+    """The tensors of one training, on its device, and one step of it."""
+
+    def __init__(self, model: GoogLeNet, train: Images, *, recipe: Recipe, keep_zeros: bool) -> None:
+        self.recipe = recipe
+        self.device = pick_device(recipe.device)
+        self.precision = pick_precision(recipe.precision, self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.batch_size = min(recipe.batch_size, len(train))
+        self.steps_per_epoch = len(train) // self.batch_size
+        self.num_steps = recipe.epochs * self.steps_per_epoch
+
+        self.model = copy.deepcopy(model).to(self.device).to(memory_format=torch.channels_last).train()
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        weights = [weight for weight in self.model.parameters() if weight.dim() > 1]
+        others = [weight for weight in self.model.parameters() if weight.dim() <= 1]
+        # Masks of the weights that stay zero; a list of detached views, as the foreach functions want it.
+        self.masked = [weight.detach() for weight in weights] if keep_zeros else []
+        self.masks = [(weight != 0).to(weight.dtype) for weight in self.masked]
+        self.optimizer = torch.optim.SGD(
+            [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+        )
+        self.loss_sum = torch.zeros((), device=self.device)  # of the epoch so far
+
+        self._pixels = train.pixels
+        self._labels = torch.from_numpy(train.labels).to(self.device)
+        self._num_classes = len(train.classes)
+        self._images, self._size = torch.empty(0), 0
+        self._order, self._epoch = torch.empty(0), -1
+
+    def lr(self, step: int) -> float:
+        """Learning rate of a step."""
+        return schedule.learning_rate(step, recipe=self.recipe, steps_per_epoch=self.steps_per_epoch)
+
+    def size(self, step: int) -> int:
+        """Side of the images of a step, in pixels."""
+        return schedule.image_size(step, recipe=self.recipe, steps_per_epoch=self.steps_per_epoch)
+
+    def train_step(self, step: int) -> None:
+        """Make the step; nothing in it waits for the device."""
+        images, targets = self._batch(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr(step)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            logits = self.model(images)  # (B, num_classes)
+        loss = functional.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.loss_sum += loss.detach()
+        with torch.no_grad():
+            if self.masked:
+                torch._foreach_mul_(self.masked, self.masks)
+            # The average warms up: early weights are worth little.
+            decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
+            pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
+            floats = [(average, current) for average, current in pairs if average.is_floating_point()]
+            torch._foreach_lerp_([average for average, _ in floats], [current for _, current in floats], 1 - decay)
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images and targets of a step, the same whenever it is taken."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            order = np.random.default_rng((self.recipe.seed, epoch)).permutation(len(self._labels))
+            self._order, self._epoch = torch.from_numpy(order).to(self.device), epoch
+        size = self.size(step)
+        padding = round(self.recipe.augmentation.crop_padding * size / 32)
+        if size != self._size:
+            self._images = augmentation.resident(self._pixels, size=size, padding=padding, device=self.device)
+            self._size = size
+        # Dropout draws from the same generator, so this covers the whole step.
+        torch.manual_seed(np.random.SeedSequence((self.recipe.seed, epoch, position)).generate_state(1)[0].item())
+        return augmentation.augment(
+            self._images,
+            self._labels,
+            self._order[position * self.batch_size : (position + 1) * self.batch_size],
+            size=size,
+            num_classes=self._num_classes,
+            recipe=self.recipe.augmentation,
+            mix=epoch < self.recipe.epochs - self.recipe.augmentation.mix_off_epochs,
+            fill=self.model.mean,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the next step depends on, on the CPU."""
+        groups = {"model": self.model.state_dict(), "average": self.average.state_dict(), "momentum": self._momentum()}
+        named = {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+        return {name: tensor.cpu().contiguous() for name, tensor in (named | {"loss_sum": self.loss_sum}).items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "momentum": {}}
+        for name, tensor in tensors.items():
+            group, _, key = name.partition(".")
+            groups.get(group, {})[key] = tensor
+        self.model.load_state_dict(groups["model"])
+        self.average.load_state_dict(groups["average"])
+        for name, parameter in self.model.named_parameters():
+            if name in groups["momentum"]:  # none before the first step
+                buffer = torch.empty_like(parameter).copy_(groups["momentum"][name])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        self.loss_sum.copy_(tensors["loss_sum"])
+
+    def _momentum(self) -> dict[str, Tensor]:
+        """Momentum by the name of its weight; none before the first step, or with momentum 0."""
+        buffers = {name: self.optimizer.state[w].get("momentum_buffer") for name, w in self.model.named_parameters()}
+        return {name: buffer for name, buffer in buffers.items() if buffer is not None}
