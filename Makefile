@@ -24,7 +24,7 @@ demo: install ## run the whole pipeline on scikit-learn's digits, in a clone und
 	cp presets/demo.yaml demo/params.yaml
 	cd demo && dvc repro
 	cd demo && dvc metrics show --md --precision 4
-	@echo "The report lies in demo/reports/report.md, the models in demo/artifacts/onnx/."
+	@echo "The report lies in demo/reports/report.md, the models in demo/artifacts/fp32/ and demo/artifacts/int8/."
 
 bench-train: install ## compare the speed of our training loop with the customary one
 	python -m benchmarks.train

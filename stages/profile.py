@@ -9,8 +9,8 @@ from typing import get_args
 from stages.lib.engines import EagerEngine, OnnxEngine
 from stages.lib.errors import one_line_errors
 from stages.lib.files import replacing
-from stages.lib.measuring import Engine, Measurement, count_threads, describe_machine, measure, variant_name
-from stages.lib.params import Precision, load_params
+from stages.lib.measuring import Engine, Measurement, count_threads, describe_machine, measure
+from stages.lib.params import Precision, load_params, variant_name
 
 COUNTS = ("num_parameters", "num_nonzero_parameters", "macs")
 
@@ -25,7 +25,7 @@ def main() -> None:
     for model in models:
         engines[f"{model} in PyTorch"] = partial(EagerEngine, Path(f"artifacts/models/{model}.safetensors"), threads)
         for precision in precisions:
-            path = Path(f"artifacts/onnx/{model}-{precision}.onnx")
+            path = Path(f"artifacts/{precision}/{model}.onnx")
             engines[variant_name(model, precision)] = partial(OnnxEngine, path, threads)
     print(f"measuring {len(engines)} engines with {threads} threads", flush=True)
     measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)

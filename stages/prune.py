@@ -16,17 +16,20 @@ def main() -> None:
     method = parser.parse_args().method
 
     from stages.lib.checkpoint import load_model, save_model
+    from stages.lib.costs import count_nonzero_parameters, count_parameters
     from stages.lib.pruning import prune_channels, prune_weights
 
     model = load_model(Path("artifacts/models/base.safetensors"))
-    if method == "structured":
-        pruned = prune_channels(model, ratio=params.ratio, round_to=params.round_to)
-    else:
-        pruned = prune_weights(model, sparsity=params.sparsity)
+    match method:
+        case "structured":
+            pruned = prune_channels(model, ratio=params.ratio, round_to=params.round_to)
+        case "unstructured":
+            pruned = prune_weights(model, sparsity=params.sparsity)
+        case _:
+            raise ValueError(f"no pruning is called {method}; add it to stages/prune.py")
     save_model(pruned, Path(f"artifacts/pruned/{method}.safetensors"))
 
-    before, after = (sum(int((p != 0).sum()) for p in m.parameters()) for m in (model, pruned))
-    print(f"{method}: {after:,} nonzero parameters left of {before:,}")
+    print(f"{method}: {count_nonzero_parameters(pruned):,} nonzero parameters left of {count_parameters(model):,}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def main() -> None:
     from stages.lib.data import read_images, split_validation
     from stages.lib.quantization import export_onnx, quantize_onnx
 
-    fp32_path, int8_path = (Path(f"artifacts/onnx/{name}-{precision}.onnx") for precision in ("fp32", "int8"))
+    fp32_path, int8_path = (Path(f"artifacts/{precision}/{name}.onnx") for precision in ("fp32", "int8"))
     images = read_images(Path("data/train.npz"))
     train, _ = split_validation(images, per_class=params.data.val_per_class, seed=params.data.seed)
     # At random, so spread over the classes; all of them where there are fewer than asked for.
@@ -31,7 +31,10 @@ def main() -> None:
 
     print(f"exporting {name}", flush=True)
     export_onnx(load_model(Path(f"artifacts/models/{name}.safetensors")), fp32_path, classes=images.classes)
-    print(f"quantizing {name}, calibrated on {len(chosen)} training images ({params.quantize.calibration_method})")
+    print(
+        f"quantizing {name}, calibrated on {len(chosen)} training images ({params.quantize.calibration_method})",
+        flush=True,
+    )
     quantize_onnx(
         fp32_path,
         int8_path,
@@ -39,7 +42,7 @@ def main() -> None:
         method=params.quantize.calibration_method,
         reduce_range=params.quantize.reduce_range,
     )
-    print(", ".join(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB" for path in (fp32_path, int8_path)))
+    print(", ".join(f"{path}: {path.stat().st_size / 1e6:.2f} MB" for path in (fp32_path, int8_path)))
 
 
 if __name__ == "__main__":

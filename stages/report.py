@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from stages.lib.errors import one_line_errors
 from stages.lib.figures import draw_curves, draw_tradeoffs
 from stages.lib.files import replacing
-from stages.lib.params import Params, Precision, load_params
+from stages.lib.params import Params, Precision, load_params, variant_name
 from stages.lib.reporting import render_report
 from stages.lib.results import Accuracy, Epoch, Measured, Profile, Results, Training, Variant, metrics
 
@@ -41,7 +41,7 @@ def read_results(params: Params) -> Results:
     variants = []
     for model in models:
         for precision in get_args(Precision):
-            name = model if precision == "fp32" else f"{model}-{precision}"
+            name = variant_name(model, precision)
             accuracy = read(Path(f"artifacts/evaluation/{model}-{precision}.json"), Accuracy)
             variants.append(Variant(name, model, precision, accuracy, profile.variants[name]))
     return Results(

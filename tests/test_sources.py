@@ -138,6 +138,23 @@ def test_every_form_of_cifar100_gives_the_same_bytes(tmp_path: Path, pickles: di
     assert len(small.train.labels) == 15 and len(small.test.labels) == 6
 
 
+def test_cifar100_dir_is_read_in_whichever_form_it_holds(
+    tmp_path: Path, pickles: dict[str, bytes], small: Dataset
+) -> None:
+    folders = {name: tmp_path / name for name in ("tarball", "extracted", "inside", "parquet")}
+    for folder in folders.values():
+        (folder / "cifar-100-python").mkdir(parents=True)
+    md5 = tar(folders["tarball"] / "cifar-100-python.tar.gz", pickles)
+    for name, content in pickles.items():
+        (folders["extracted"] / "cifar-100-python" / name).write_bytes(content)
+        (folders["inside"] / name).write_bytes(content)
+    write_parquets(folders["parquet"], small)
+    md5s = {name: hashlib.md5(content).hexdigest() for name, content in pickles.items()}
+    for folder in folders.values():
+        dataset = cifar100.read_cifar100(folder, md5=md5, md5s=md5s, sha256s=digests(small))
+        assert digests(dataset) == digests(small)
+
+
 def test_canonical_order_breaks_ties_by_label() -> None:
     images = np.zeros((3, 32, 32, 3), dtype=np.uint8)
     assert canonical(images, np.array([2, 0, 1])).labels.tolist() == [0, 1, 2]

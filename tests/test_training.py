@@ -13,6 +13,7 @@ import torch
 
 from stages.lib import run, training
 from stages.lib.data import Images
+from stages.lib.devices import pick_precision
 from stages.lib.googlenet import GoogLeNet
 from stages.lib.params import Params, Recipe
 from stages.lib.pruning import prune_weights
@@ -24,7 +25,14 @@ def recipe(demo: Params) -> Recipe:
     augmentation = demo.train.augmentation.model_copy(
         update={"flip": True, "cutout": 8, "mixup": 0.2, "cutmix": 1.0, "mix_off_epochs": 1}
     )
-    changes = {"epochs": 2, "batch_size": 10, "warmup_epochs": 1, "image_sizes": {8: 1, 16: 1}, "ema_decay": 0.5}
+    changes = {
+        "device": "cpu",
+        "epochs": 2,
+        "batch_size": 10,
+        "warmup_epochs": 1,
+        "image_sizes": {8: 1, 16: 1},
+        "ema_decay": 0.5,
+    }
     return demo.train.model_copy(update={**changes, "augmentation": augmentation})
 
 
@@ -117,6 +125,7 @@ def test_zeros_stay_zero_through_fine_tuning(tiny: GoogLeNet, images: Images, re
         if before.dim() > 1:
             assert torch.equal(before == 0, after == 0)
     assert not torch.equal(weights(pruned), weights(tuned))
+    prune_weights(tuned, sparsity=0.9)  # what comes out can be pruned again
 
 
 def test_curve_starts_with_the_error_before_the_first_step(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
@@ -157,3 +166,21 @@ def test_cuda_without_a_gpu_is_an_error(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device must be auto or cpu on a machine without CUDA"):
         training.fit(tiny, images, images, recipe=recipe.model_copy(update={"device": "cuda"}))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_training_runs_in_bf16(tiny: GoogLeNet, images: Images, recipe: Recipe, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    trained = training.fit(
+        tiny, images, images, recipe=recipe.model_copy(update={"device": device, "precision": "bf16"})
+    )
+    assert trained.facts["precision"] == "bf16"
+    assert {tensor.device.type for tensor in trained.model.state_dict().values()} == {"cpu"}
+    assert weights(trained.model).isfinite().all()
+
+
+def test_automatic_precision_is_what_the_cpu_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flag, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flag=flag: {"avx512_bf16": flag})
+        assert pick_precision("auto", torch.device("cpu")) == dtype

@@ -46,8 +46,19 @@ CLASSES = tuple(
 )
 
 
-def read_cifar100(folder: Path) -> Dataset:
+def read_cifar100(
+    folder: Path,
+    *,
+    md5: str = TARBALL_MD5,
+    md5s: Mapping[str, str] = FILE_MD5S,
+    sha256s: Mapping[str, str] = SHA256S,
+) -> Dataset:
     """Read CIFAR-100 from a local folder, in whichever of its published forms it is there.
+
+    Args:
+        md5: Expected digest of the archive.
+        md5s: Expected digests of the extracted files.
+        sha256s: Expected digests of the images, whatever form they came in.
 
     Raises:
         ValueError: If the folder holds none of them, or something else than CIFAR-100.
@@ -55,9 +66,9 @@ def read_cifar100(folder: Path) -> Dataset:
     folder = folder.expanduser().resolve()
     extracted = [path for path in (folder / "cifar-100-python", folder) if (path / "train").is_file()]
     if (tarball := folder / "cifar-100-python.tar.gz").is_file():
-        dataset = read_tarball(tarball)
+        dataset = read_tarball(tarball, md5=md5)
     elif extracted:
-        dataset = read_extracted(extracted[0])
+        dataset = read_extracted(extracted[0], md5s=md5s)
     elif any(folder.glob("train-*.parquet")):
         dataset = read_parquet(folder)
     else:
@@ -66,7 +77,7 @@ def read_cifar100(folder: Path) -> Dataset:
             f"test-*.parquet, got {folder} ({'has none' if folder.is_dir() else 'no folder'}); "
             "correct it, or unset it to download"
         )
-    _verify(dataset, SHA256S, source=str(folder))
+    _verify(dataset, sha256s, source=str(folder))
     return dataset
 
 

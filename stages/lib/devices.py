@@ -19,7 +19,10 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype of activations for `auto`, `fp32` or `bf16`; `auto` is bf16 where the device computes in it."""
     if name == "auto":
-        native = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            native = torch.cpu.get_capabilities().get("avx512_bf16", False)
         return torch.bfloat16 if native else torch.float32
     return torch.bfloat16 if name == "bf16" else torch.float32
 

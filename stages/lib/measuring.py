@@ -123,11 +123,6 @@ def measure(
         return {name: Measurement(np.array(latencies[name]), worker.facts()) for name, worker in workers.items()}
 
 
-def variant_name(model: str, precision: str) -> str:
-    """The row of the report: `base` for fp32, `base-int8`."""
-    return model if precision == "fp32" else f"{model}-{precision}"
-
-
 def count_threads(threads: int) -> int:
     """The number of threads to compute with: for 0 the physical cores that this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -147,7 +142,7 @@ def describe_machine(*, threads: int) -> dict[str, bool | int | float | str | No
         system = platform.platform()
     flags = cpu.get("flags", "").split()
     return {
-        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
+        "cpu": cpu.get("model name") or cpu.get("Model") or platform.processor() or platform.machine(),
         "physical_cores": psutil.cpu_count(logical=False),
         "threads": threads,
         **{flag: flag in flags for flag in CPU_FLAGS},

@@ -20,7 +20,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]  # [0, 1)
 PrunedModel = Literal["structured", "unstructured"]
-Model = Literal["base", "structured", "unstructured"]
+Model = Literal["base", PrunedModel]
 Precision = Literal["fp32", "int8"]
 
 
@@ -146,6 +146,11 @@ class Params(Section):
     finetune: Recipe
     quantize: Quantize
     profile: Profile
+
+
+def variant_name(model: str, precision: str) -> str:
+    """The row of the report: `base` for fp32, `base-int8`."""
+    return model if precision == "fp32" else f"{model}-{precision}"
 
 
 def parse_params(text: str) -> Params:

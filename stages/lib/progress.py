@@ -1,5 +1,6 @@
 """Progress of a long run: a bar on a terminal, one aligned line an epoch everywhere, the time left in both."""
 
+import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -74,3 +75,4 @@ class Progress:
             f"epoch {epoch:3d}/{self._epochs}  loss {train_loss:6.3f}  val error {val_error_pct:6.2f} %  "
             f"lr {lr:.5f}  {images_per_s:8,.0f} images/s  left {left}"
         )
+        sys.stdout.flush()  # a log should show it now

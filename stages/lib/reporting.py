@@ -55,7 +55,8 @@ def render_report(results: Results) -> str:
         "## All variants",
         variants_table(results),
         "Differences and ratios are to `base` in fp32, in this run. A latency is a median, with the 5th to 95th "
-        "percentile in parentheses. Latency and memory have two digits, which is what a repetition agrees on. "
+        "percentile in parentheses. Parameters of an int8 variant are those of the model that it was made from. "
+        "Latency and memory have two digits, which is what a repetition agrees on. "
         "1 MB is a million bytes.",
         "## What each method costs and gains",
         *(_paragraph(results, variant) for variant in results.variants),
@@ -198,13 +199,14 @@ def _pruned_sentences(results: Results, variant: Variant) -> list[str]:
 def _int8_sentences(results: Results, variant: Variant) -> list[str]:
     quantize, parent, base = results.params.quantize, results.variant(variant.model), results.variant("base")
     machine = results.profile.machine
+    num_images = min(quantize.calibration_images, results.training["base"].num_train_images)
     bits = "weights in 7 bits and activations in 8" if quantize.reduce_range else "weights and activations in 8 bits"
     sentences = [
         f"is `{parent.name}` with {bits}, the activations' ranges set by "
-        f"{plural(quantize.calibration_images, 'training image')} ({quantize.calibration_method}).",
+        f"{plural(num_images, 'training image')} ({quantize.calibration_method}).",
         _against(variant, parent, subject=f"Against `{parent.name}` in fp32 it"),
     ]
-    if not is_faster(variant, parent) and not (machine.avx512_vnni or machine.avx_vnni):
+    if machine.avx2 and not (machine.avx512_vnni or machine.avx_vnni) and not is_faster(variant, parent):
         sentences.append("This CPU lacks VNNI instructions, from which int8 gains most.")
     if parent is not base:
         sentences.append(_against(variant, base, subject="Against `base` it"))

@@ -44,6 +44,11 @@ class Run:
             nesterov=recipe.momentum > 0,
         )
         self.loss_sum = torch.zeros((), device=self.device)  # of the epoch so far
+        # What is averaged and what comes in, statistics of batch normalization included.
+        self._averaged, self._current = (
+            [tensor.detach() for tensor in net.state_dict().values() if tensor.is_floating_point()]
+            for net in (self.average, self.model)
+        )
 
         self._pixels = train.pixels
         self._labels = torch.from_numpy(train.labels).to(self.device)
@@ -76,9 +81,7 @@ class Run:
                 torch._foreach_mul_(self.masked, self.masks)
             # The average warms up: early weights are worth little.
             decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
-            pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
-            floats = [(average, current) for average, current in pairs if average.is_floating_point()]
-            torch._foreach_lerp_([average for average, _ in floats], [current for _, current in floats], 1 - decay)
+            torch._foreach_lerp_(self._averaged, self._current, 1 - decay)
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Images and targets of a step, the same whenever it is taken."""

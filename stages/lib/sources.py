@@ -27,7 +27,7 @@ def load_dataset(*, name: str, folder: Path | None = None, limit_per_class: int 
     """
     if name == "cifar100":
         local = os.environ.get("CIFAR100_DIR")
-        dataset = download_cifar100(cache_folder()) if local is None else read_cifar100(Path(local))
+        dataset = read_cifar100(Path(local)) if local else download_cifar100(cache_folder())
     elif name == "digits":
         dataset = read_digits()
     elif name == "folder" and folder is not None:

@@ -149,7 +149,8 @@ def fit(
         "precision": "bf16" if run.precision == torch.bfloat16 else "fp32",
         "torch": torch.__version__,
     }
-    return Trained(run.average.requires_grad_().cpu(), curve, facts, resume_file)
+    result = run.average.requires_grad_().cpu().to(memory_format=torch.contiguous_format)
+    return Trained(result, curve, facts, resume_file)
 
 
 def write_trained(trained: Trained, name: str) -> None:
