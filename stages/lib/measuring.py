@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
-WARM_UP = 3  # untimed calls at the start of each turn, which bring caches and clock back
+WARM_UP_S = 0.1  # of untimed calls at the start of each turn: until then the system may run two threads on one core
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni")
 
 Facts = dict[str, float | str | None]
@@ -182,10 +182,12 @@ def _work(connection: Connection, make_engine: Callable[[], Engine]) -> None:
 
 
 def _time_calls(engine: Engine, num_calls: int) -> list[float]:
+    warm = time.perf_counter() + WARM_UP_S
+    while time.perf_counter() < warm:
+        engine.run()
     latencies_ms = []
-    for call in range(-WARM_UP, num_calls):
+    for _ in range(num_calls):
         start = time.perf_counter()
         engine.run()
-        if call >= 0:
-            latencies_ms.append(1000 * (time.perf_counter() - start))
+        latencies_ms.append(1000 * (time.perf_counter() - start))
     return latencies_ms
