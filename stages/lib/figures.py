@@ -32,6 +32,7 @@ def draw_curves(curves: Mapping[str, Sequence[Epoch]]) -> str:
             loss_axes.plot([row.epoch for row in trained], [row.train_loss for row in trained], label=model, **style)
         for axes, name in ((error_axes, "validation error, %"), (loss_axes, "training loss")):
             axes.set(title=title, xlabel="epoch", ylabel=name)
+            axes.margins(y=0.2)  # room for the legend
             axes.set_ylim(bottom=0)
             axes.set_xlim(0, 1.03 * max(curves[model][-1].epoch for model in models))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
