@@ -5,10 +5,19 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
+
+define SUMMARY
+import pandas
+columns = ["top1_error_pct", "num_parameters", "macs", "file_bytes", "latency_cpu_ms", "memory_mb"]
+metrics = pandas.read_json("demo/metrics.json", orient="index")[columns]
+print(metrics.map("{:,}".format).to_markdown(disable_numparse=True, stralign="right"))
+endef
+export SUMMARY
+
 .PHONY: help install demo repro bench-train test test-fast check clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## make .venv and install what requirements-dev.txt pins
 
@@ -22,26 +31,26 @@ demo: install ## run the whole pipeline on scikit-learn's digits, in a clone und
 	rm -rf demo
 	git clone --quiet . demo
 	cp presets/demo.yaml demo/params.yaml
-	cd demo && dvc repro
-	cd demo && dvc metrics show --md --precision 4
+	cd demo && ../$(VENV)/bin/dvc repro
+	@$(VENV)/bin/python -c "$$SUMMARY"
 	@echo "The report lies in demo/reports/report.md, the models in demo/artifacts/fp32/ and demo/artifacts/int8/."
 
 bench-train: install ## compare the speed of our training loop with the customary one
-	python -m benchmarks.train
+	$(VENV)/bin/python -m benchmarks.train
 
 repro: install ## run whatever is out of date
-	dvc repro
+	$(VENV)/bin/dvc repro
 
 test: install ## run all tests
-	pytest
+	$(VENV)/bin/pytest
 
 test-fast: install ## run the tests that take seconds
-	pytest -m "not slow"
+	$(VENV)/bin/pytest -m "not slow"
 
 check: install ## lint and type-check
-	ruff check
-	ruff format --check
-	mypy
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
 
 clean: ## delete the demo and caches of tools, never data or models
 	rm -rf demo .mypy_cache .pytest_cache .ruff_cache
