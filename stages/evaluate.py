@@ -8,7 +8,7 @@ from typing import get_args
 from stages.lib.data import read_images
 from stages.lib.errors import one_line_errors
 from stages.lib.files import replacing
-from stages.lib.inference import classify, error_pct, open_session
+from stages.lib.inference import classify, error_pct, file_sha256, open_session
 from stages.lib.params import Model, Precision, load_params, variant_name
 
 BATCH_SIZE = 100
@@ -21,16 +21,19 @@ def main() -> None:
     parser.add_argument("model", choices=get_args(Model))
     parser.add_argument("precision", choices=get_args(Precision))
     args = parser.parse_args()
+
     images = read_images(Path("data/test.npz"))
-    session = open_session(Path(f"artifacts/{args.precision}/{args.model}.onnx"), threads=0)
+    path = Path(f"artifacts/{args.precision}/{args.model}.onnx")
+    session = open_session(path, threads=0)
     logits = classify(session, images.pixels, batch_size=BATCH_SIZE)
     errors = {
         "top1_error_pct": error_pct(logits, images.labels, top=1),
         "top5_error_pct": error_pct(logits, images.labels, top=5),
         "num_images": len(images),
+        "file_sha256": file_sha256(path),
     }
-    with replacing(Path(f"artifacts/evaluation/{args.model}-{args.precision}.json")) as path:
-        path.write_text(json.dumps(errors, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    with replacing(Path(f"artifacts/evaluation/{args.model}-{args.precision}.json")) as output:
+        output.write_text(json.dumps(errors, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     name = variant_name(args.model, args.precision)
     print(f"{name}: top-1 error {errors['top1_error_pct']:.2f} %, top-5 error {errors['top5_error_pct']:.2f} %")
 

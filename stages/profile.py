@@ -9,6 +9,7 @@ from typing import get_args
 from stages.lib.engines import EagerEngine, OnnxEngine
 from stages.lib.errors import one_line_errors
 from stages.lib.files import replacing
+from stages.lib.inference import file_sha256
 from stages.lib.measuring import Engine, Measurement, count_threads, describe_machine, measure
 from stages.lib.params import Precision, load_params, variant_name
 
@@ -26,6 +27,9 @@ def main() -> None:
         engines[f"{model} in PyTorch"] = partial(EagerEngine, Path(f"artifacts/models/{model}.safetensors"), threads)
         for precision in precisions:
             path = Path(f"artifacts/{precision}/{model}.onnx")
+            evaluation = json.loads(Path(f"artifacts/evaluation/{model}-{precision}.json").read_text(encoding="utf-8"))
+            if file_sha256(path) != evaluation["file_sha256"]:
+                raise ValueError(f"{path} must be the file that was evaluated, got another; run dvc repro")
             engines[variant_name(model, precision)] = partial(OnnxEngine, path, threads)
     print(f"measuring {len(engines)} engines with {threads} threads", flush=True)
     measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)

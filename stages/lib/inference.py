@@ -1,5 +1,6 @@
 """ONNX models run by ONNX Runtime on the CPU. Nothing here imports torch."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,12 @@ def open_session(path: Path, *, threads: int) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class of their own
         raise ValueError(f"{path} must be an ONNX model written by this pipeline ({error}); run dvc repro") from None
+
+
+def file_sha256(path: Path) -> str:
+    """What identifies a model's file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def classify(session: onnxruntime.InferenceSession, images: np.ndarray, *, batch_size: int) -> np.ndarray:
