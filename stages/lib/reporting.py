@@ -56,7 +56,7 @@ def render_report(results: Results) -> str:
         variants_table(results),
         "Differences and ratios are to `base` in fp32, in this run. A latency is a median, with the 5th to 95th "
         "percentile in parentheses. Parameters of an int8 variant are those of the model that it was made from. "
-        "Latency and memory have two digits, which is what a repetition agrees on. "
+        "Latency and memory have two digits; at another hour the same machine can differ by more, ratios by less. "
         "1 MB is a million bytes.",
         "## What each method costs and gains",
         *(_paragraph(results, variant) for variant in results.variants),
