@@ -56,7 +56,7 @@ def render_report(results: Results) -> str:
         variants_table(results),
         "Differences and ratios are to `base` in fp32, in this run. A latency is a median, with the 5th to 95th "
         "percentile in parentheses. Parameters of an int8 variant are those of the model that it was made from. "
-        "Latency and memory have two digits; at another hour the same machine can differ by more, ratios by less. "
+        "Latency and memory have two digits; at another hour the same machine can differ by more, in ratios too. "
         "1 MB is a million bytes.",
         "## What each method costs and gains",
         *(_paragraph(results, variant) for variant in results.variants),
@@ -236,7 +236,7 @@ def _method(results: Results) -> str:
         f"Latency is that of one image at a time on {plural(profile.machine.threads, 'thread')}, uint8 image in and "
         f"logits out. Each model runs in a process of its own, and they take turns: {plural(profile.rounds, 'round')} "
         f"of {plural(profile.calls_per_round, 'timed call')} each, in shuffled order and after a warm-up, so that a "
-        "busy moment of the machine hits all of them and ratios hold.",
+        "busy moment of the machine hits all of them alike.",
         "Memory is the growth of the process's resident memory at its peak, from just before the model was loaded, "
         "with the libraries already imported.",
         "MACs are multiply-accumulates of convolutions and the linear layer for one image; zeros count as any value.",
