@@ -177,9 +177,17 @@ def test_a_mistake_anywhere_stops_the_run_and_loses_nothing(
     assert repository.repro() == set()
 
 
-def test_a_stage_ends_with_its_dvc_and_goes_on_when_called_again(repository: Repository) -> None:
-    repository.set(train__epochs=60)
-    dvc = subprocess.Popen(["dvc", "repro", "train"], cwd=repository.path, env=repository.environment)
+@pytest.mark.parametrize("between", [True, False], ids=["shell between", "no shell between"])
+def test_a_stage_ends_with_its_dvc_and_goes_on_when_called_again(
+    repository: Repository, tmp_path: Path, between: bool
+) -> None:
+    # Some shells become the stage, others wait for it; DVC calls the one named by SHELL.
+    waiting_shell = tmp_path / "sh"
+    waiting_shell.write_text('#!/bin/sh\n/bin/sh "$@"; exit $?\n')
+    waiting_shell.chmod(0o755)
+    repository.set(train__epochs=60 + between)  # another count: DVC would restore the first from its run cache
+    environment = {**repository.environment, "SHELL": str(waiting_shell) if between else "/bin/bash"}
+    dvc = subprocess.Popen(["dvc", "repro", "train"], cwd=repository.path, env=environment)
     resume = repository.path.parent / "resume"
     wait_until(lambda: list(resume.glob("*.safetensors")))
     stages = psutil.Process(dvc.pid).children(recursive=True)

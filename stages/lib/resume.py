@@ -5,6 +5,7 @@ in `RESUME_DIR`, or the user's cache folder.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import psutil
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -69,11 +71,20 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._parent = os.getppid() if "DVC_STAGE" in os.environ else None
+        # From this process up to DVC, which may have a shell between them that outlives it.
+        self._below_dvc: list[psutil.Process] = []
+        if "DVC_STAGE" in os.environ:
+            ancestors = [psutil.Process(), *psutil.Process().parents()]
+            self._below_dvc = list(itertools.takewhile(_started_by_dvc, ancestors))
+        self._parents = [process.ppid() for process in self._below_dvc]
 
     def __call__(self) -> bool:
         """Whether to stop now."""
-        if self._parent is not None and os.getppid() != self._parent:
+        try:
+            orphaned = [process.ppid() for process in self._below_dvc] != self._parents
+        except psutil.NoSuchProcess:
+            orphaned = True
+        if orphaned:
             self.signal = signal.SIGTERM
         return self.signal is not None
 
@@ -81,6 +92,13 @@ class StopRequest:
         if self.signal is not None:
             raise SystemExit(128 + number)  # a second signal doesn't wait
         self.signal = number
+
+
+def _started_by_dvc(process: psutil.Process) -> bool:
+    try:
+        return "DVC_STAGE" in process.environ()
+    except psutil.Error:  # another user's, so not of this run
+        return False
 
 
 @contextmanager
