@@ -5,26 +5,38 @@ from pathlib import Path
 from typing import get_args
 
 from stages.lib.errors import one_line_errors
+from stages.lib.launcher import relaunch
 from stages.lib.params import PrunedModel, load_params
 
 
 def main() -> None:
-    """Read data/train.npz and the pruned model, write the fine-tuned model, its curve and what it took."""
+    """Read data/train.npz, the pruned model and its teacher; write the fine-tuned model, its curve and what it took."""
     params = load_params()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=get_args(PrunedModel))
     name = parser.parse_args().model
+    relaunch("stages.finetune")
 
     from stages.lib.checkpoint import load_model
     from stages.lib.data import read_images, split_validation
+    from stages.lib.distributed import process_group
     from stages.lib.training import fit, write_trained
 
     images = read_images(Path("data/train.npz"))
     train, val = split_validation(images, per_class=params.data.val_per_class, seed=params.data.seed)
     model = load_model(Path(f"artifacts/pruned/{name}.safetensors"))
-    keep_zeros = name == "unstructured"
-    trained = fit(model, train, val, recipe=params.finetune, keep_zeros=keep_zeros, evaluate_first=True)
-    write_trained(trained, name)
+    distills = params.finetune.distillation.loss != "none"
+    with process_group():
+        trained = fit(
+            model,
+            train,
+            val,
+            recipe=params.finetune,
+            teacher=load_model(Path("artifacts/models/base.safetensors")) if distills else None,
+            keep_zeros=name == "unstructured",
+            evaluate_first=True,
+        )
+        write_trained(trained, name)
 
 
 if __name__ == "__main__":

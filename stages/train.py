@@ -3,15 +3,18 @@
 from pathlib import Path
 
 from stages.lib.errors import one_line_errors
+from stages.lib.launcher import relaunch
 from stages.lib.params import load_params
 
 
 def main() -> None:
     """Read data/train.npz, write the base model, its curve and what it took."""
     params = load_params()  # before torch is imported, so that a mistake shows at once
+    relaunch("stages.train")
     import torch
 
     from stages.lib.data import channel_statistics, read_images, split_validation
+    from stages.lib.distributed import process_group
     from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
     from stages.lib.training import fit, write_trained
 
@@ -27,7 +30,8 @@ def main() -> None:
         )
     )
     model.set_normalization(*channel_statistics(train))
-    write_trained(fit(model, train, val, recipe=params.train), "base")
+    with process_group():
+        write_trained(fit(model, train, val, recipe=params.train), "base")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stages.lib.params import Augmentation
+from stages.lib.trivialaugment import trivial_augment
 
 
 def resident(pixels: np.ndarray, *, size: int, padding: int, device: torch.device) -> Tensor:
@@ -120,7 +121,7 @@ def augment(
         labels: int64 (N,).
         indices: int64 (B,), the batch.
         mix: Whether Mixup and CutMix may be used; with both, each batch has one of them by chance.
-        fill: Colour of the cutout, float (3, 1, 1).
+        fill: Colour of the cutout and of what TrivialAugment moves in, float (3, 1, 1).
 
     Returns:
         Images, float (B, 3, size, size) in [0, 1], and targets, float (B, num_classes) with rows that sum to 1.
@@ -128,6 +129,8 @@ def augment(
     images = crop(padded, indices, size=size, flip=recipe.flip)
     targets = torch.zeros(len(indices), num_classes, device=images.device)
     targets.scatter_(1, labels[indices, None], 1.0)  # one_hot() would wait for the device
+    if recipe.trivial_augment:
+        images = trivial_augment(images, fill=fill)
     if recipe.cutout:
         images = cutout(images, side=recipe.cutout * size / 32, fill=fill)
     mixes = [(mixup, recipe.mixup), (cutmix, recipe.cutmix)]

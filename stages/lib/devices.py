@@ -1,6 +1,7 @@
 """Where training runs and in which precision."""
 
 import ctypes
+import os
 
 import torch
 
@@ -36,3 +37,11 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, (1 << 31) - 1)
     except (OSError, AttributeError):  # another libc, another policy
         pass
+
+
+def tune_cuda(*, deterministic: bool) -> None:
+    """Let cuDNN try out its algorithms, or use only those that give the same bits every time."""
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(deterministic)

@@ -60,6 +60,7 @@ class Augmentation(Section):
     flip: bool
     crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(description="Pixels, for a 32 x 32 image")
     cutout: Annotated[int, Field(ge=0, le=32)] = Field(description="Side of the grey square in pixels, 0 for none")
+    trivial_augment: bool = Field(description="One random colour or geometric operation for each image")
     mixup: NonNegativeFloat = Field(description="Alpha of Mixup's beta distribution, 0 for none")
     cutmix: NonNegativeFloat = Field(description="Alpha of CutMix's beta distribution, 0 for none")
     mix_off_epochs: NonNegativeInt = Field(description="Last epochs without Mixup and CutMix")
@@ -70,9 +71,11 @@ class Recipe(Section):
 
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the device computes in it")
+    deterministic: bool = Field(description="On CUDA: the same bits in every run, somewhat slower; a CPU always is")
+    compile: bool = Field(description="torch.compile on CUDA; never on a CPU, where it gains nothing")
     seed: NonNegativeInt
     epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: Annotated[int, Field(ge=2, description="Over all processes, if torchrun started several")]
     lr: PositiveFloat = Field(description="Peak learning rate")
     schedule: Literal["cosine", "one_cycle"] = Field(description="After the linear warm-up: cosine or linear to 0")
     warmup_epochs: NonNegativeFloat
@@ -90,6 +93,21 @@ class Recipe(Section):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs must be below epochs ({self.epochs}), got {self.warmup_epochs}")
         return self
+
+
+class Distillation(Section):
+    """How a student learns from a teacher."""
+
+    loss: Literal["none", "kd", "standardized_kd"] = Field(description="none: from the labels alone")
+    temperature: PositiveFloat
+    weight: NonNegativeFloat = Field(description="Of the teacher's part of the loss")
+    label_weight: NonNegativeFloat = Field(description="Of the labels' part of the loss")
+
+
+class StudentRecipe(Recipe):
+    """How a model is trained that has the base as its teacher."""
+
+    distillation: Distillation
 
 
 class Models(Section):
@@ -143,7 +161,7 @@ class Params(Section):
     model: Architecture
     train: Recipe
     prune: Prune
-    finetune: Recipe
+    finetune: StudentRecipe
     quantize: Quantize
     profile: Profile
 

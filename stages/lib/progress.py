@@ -18,9 +18,11 @@ class Progress:
         costs: Relative cost of each step.
         first_step: Where this process begins.
         epochs: Of the whole run.
+        quiet: Whether nothing is shown, because another process shows it.
     """
 
-    def __init__(self, costs: Sequence[float], *, first_step: int, epochs: int) -> None:
+    def __init__(self, costs: Sequence[float], *, first_step: int, epochs: int, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._costs = costs
         self._epochs = epochs
         self._left = sum(costs[first_step:])
@@ -29,7 +31,7 @@ class Progress:
         self._bar = tqdm(
             total=sum(costs),
             initial=sum(costs[:first_step]),
-            disable=None,  # shown on a terminal only
+            disable=True if quiet else None,  # None: shown on a terminal only
             leave=False,
             bar_format="{percentage:3.0f}% |{bar}| {elapsed} < {remaining}{postfix}",
         )
@@ -69,6 +71,8 @@ class Progress:
 
     def report(self, *, epoch: int, train_loss: float, val_error_pct: float, lr: float, images_per_s: float) -> None:
         """Print the line of an epoch."""
+        if self._quiet:
+            return
         elapsed = time.monotonic() - self._started
         left = timedelta(seconds=round(elapsed * self._left / self._done)) if self._done else "?"
         tqdm.write(

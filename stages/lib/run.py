@@ -7,31 +7,55 @@ import copy
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from stages.lib import augmentation, schedule
 from stages.lib.data import Images
-from stages.lib.devices import keep_freed_memory, pick_device, pick_precision
+from stages.lib.devices import keep_freed_memory, pick_device, pick_precision, tune_cuda
+from stages.lib.distillation import distillation_loss
+from stages.lib.distributed import mean_over_processes, num_processes, rank, synchronize_batch_norm
 from stages.lib.googlenet import GoogLeNet
-from stages.lib.params import Recipe
+from stages.lib.params import Recipe, StudentRecipe
 
 
 class Run:
     """The tensors of one training, on its device, and one step of it."""
 
-    def __init__(self, model: GoogLeNet, train: Images, *, recipe: Recipe, keep_zeros: bool) -> None:
+    def __init__(
+        self, model: GoogLeNet, train: Images, *, recipe: Recipe, keep_zeros: bool, teacher: GoogLeNet | None = None
+    ) -> None:
         self.recipe = recipe
         self.device = pick_device(recipe.device)
         self.precision = pick_precision(recipe.precision, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
+        else:
+            tune_cuda(deterministic=recipe.deterministic)
         self.batch_size = min(recipe.batch_size, len(train))
+        if self.batch_size % num_processes():
+            raise ValueError(
+                f"batch_size must be a multiple of the {num_processes()} processes that share a batch, "
+                f"got {self.batch_size}; change it or their number"
+            )
         self.steps_per_epoch = len(train) // self.batch_size
         self.num_steps = recipe.epochs * self.steps_per_epoch
 
         self.model = copy.deepcopy(model).to(self.device).to(memory_format=torch.channels_last).train()
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = copy.deepcopy(teacher).to(self.device).to(memory_format=torch.channels_last)
+            self.teacher.eval().requires_grad_(False)
+        # The same module, unless several processes share its gradients.
+        self._forward: nn.Module = self.model
+        if num_processes() > 1:
+            synchronize_batch_norm(self.model)
+            self._forward = DistributedDataParallel(self.model, forward_sync_buffers=False)
+        self._loss = self._batch_loss
+        if recipe.compile and self.device.type == "cuda":
+            self._loss = torch.compile(self._batch_loss, dynamic=False)
         weights = [weight for weight in self.model.parameters() if weight.dim() > 1]
         others = [weight for weight in self.model.parameters() if weight.dim() <= 1]
         # Masks of the weights that stay zero; a list of detached views, as the foreach functions want it.
@@ -69,19 +93,31 @@ class Run:
         images, targets = self._batch(step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(step)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits = self.model(images)  # (B, num_classes)
-        loss = functional.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
+        if num_processes() > 1:  # each augments the whole batch, so that the shares are those of one process
+            images, targets = (whole.chunk(num_processes())[rank()] for whole in (images, targets))
+        loss = self._loss(images, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        self.loss_sum += loss.detach()
+        self.loss_sum += mean_over_processes(loss.detach())
         with torch.no_grad():
             if self.masked:
                 torch._foreach_mul_(self.masked, self.masks)
             # The average warms up: early weights are worth little.
             decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(self._averaged, self._current, 1 - decay)
+
+    def _batch_loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of images (B, 3, S, S) with targets (B, num_classes)."""
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            logits = self._forward(images).float()  # (B, num_classes)
+            with torch.no_grad():
+                teacher_logits = None if self.teacher is None else self.teacher(images).float()
+        loss = functional.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
+        if teacher_logits is None:
+            return loss
+        assert isinstance(self.recipe, StudentRecipe)
+        return distillation_loss(logits, teacher_logits, loss, recipe=self.recipe.distillation)
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Images and targets of a step, the same whenever it is taken."""

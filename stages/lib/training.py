@@ -6,6 +6,7 @@ All randomness comes from (seed, epoch, step) and the learning rate from the ste
 import inspect
 import json
 import math
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from stages.lib import augmentation, googlenet, schedule
+from stages.lib import augmentation, distillation, googlenet, schedule, trivialaugment
 from stages.lib.checkpoint import save_model
 from stages.lib.data import Images
+from stages.lib.distributed import any_of_them, from_first, num_processes, rank
 from stages.lib.files import replacing
 from stages.lib.googlenet import GoogLeNet
 from stages.lib.params import Recipe
@@ -65,24 +67,29 @@ def fit(
     val: Images,
     *,
     recipe: Recipe,
+    teacher: GoogLeNet | None = None,
     keep_zeros: bool = False,
     evaluate_first: bool = False,
 ) -> Trained:
     """Train `model`, with a bar on a terminal, a line an epoch, and the time left.
 
+    Called in each process that torchrun started, it shares the work among them, and the first one reports and saves.
+
     Args:
         model: Where to start; left as it is.
         train: Images to train on; an epoch's last incomplete batch is left out.
         val: Images for the validation error.
+        teacher: Whose logits to follow as `recipe.distillation` says (a StudentRecipe); None for the labels alone.
         keep_zeros: Whether weights that are zero stay zero (the masks of an unstructured pruned model).
         evaluate_first: Whether the curve starts with the validation error before the first step, as epoch 0.
 
     Raises:
-        ValueError: If the device is missing, or training diverges.
+        ValueError: If the device is missing, the batch can't be shared out evenly, or training diverges.
         SystemExit: After SIGINT or SIGTERM; the same call then goes on from there.
     """
-    run = Run(model, train, recipe=recipe, keep_zeros=keep_zeros)
+    run = Run(model, train, recipe=recipe, keep_zeros=keep_zeros, teacher=teacher)
     resume_file = ResumeFile(_fingerprint(model, train, run))
+    first = rank() == 0
     val_pixels = torch.from_numpy(val.pixels).to(run.device)
     val_labels = torch.from_numpy(val.labels).to(run.device)
 
@@ -90,25 +97,27 @@ def fit(
         return error_rate(run.average, val_pixels, val_labels, precision=run.precision)
 
     def save() -> None:
-        resume_file.save(run.tensors(), {"step": step, "curve": curve, "seconds": seconds()})
+        if first:
+            resume_file.save(run.tensors(), {"step": step, "curve": curve, "seconds": seconds()})
 
     def seconds() -> float:
         return seconds_before + time.monotonic() - started
 
     step, curve, seconds_before, started = 0, Curve(), 0.0, time.monotonic()
-    saved = resume_file.load()
+    saved = from_first(resume_file.load() if first else None)
     if saved:
         tensors, state = saved
         run.restore(tensors)
         step, curve, seconds_before = state["step"], state["curve"], state["seconds"]
-        print(f"going on from step {step} of {run.num_steps} ({resume_file.path})", flush=True)
+        if first:
+            print(f"going on from step {step} of {run.num_steps} ({resume_file.path})", flush=True)
     elif evaluate_first:
         curve.append({"epoch": 0, "train_loss": None, "val_error_pct": val_error(), "lr": 0.0, "images_per_s": None})
 
     costs = [run.size(step) ** 2 for step in range(run.num_steps)]
     last_save = time.monotonic()
-    with stop_request() as stop, Progress(costs, first_step=step, epochs=recipe.epochs) as progress:
-        while step < run.num_steps and not stop():
+    with stop_request() as stop, Progress(costs, first_step=step, epochs=recipe.epochs, quiet=not first) as progress:
+        while step < run.num_steps and not any_of_them(stop()):
             run.train_step(step)
             progress.advance(step, images=run.batch_size)
             step += 1
@@ -134,18 +143,19 @@ def fit(
             if position == 0 or time.monotonic() - last_save > SAVE_EVERY_S:
                 save()
                 last_save = time.monotonic()
-        if stop.signal is not None:
+        if any_of_them(stop()):
             save()
-            print(f"stopped at step {step} of {run.num_steps}; the same command goes on from there", flush=True)
-            raise SystemExit(128 + stop.signal)
+            if first:
+                print(f"stopped at step {step} of {run.num_steps}; the same command goes on from there", flush=True)
+            raise SystemExit(128 + (stop.signal or signal.SIGTERM))
+    cpu = f"CPU, {torch.get_num_threads()} threads"
+    device = torch.cuda.get_device_name() if run.device.type == "cuda" else cpu
     facts = {
         "seconds": round(seconds()),
         "num_steps": run.num_steps,
         "num_train_images": len(train),
         "num_val_images": len(val),
-        "device": torch.cuda.get_device_name()
-        if run.device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads",
+        "device": f"{num_processes()} x {device}" if num_processes() > 1 else device,
         "precision": "bf16" if run.precision == torch.bfloat16 else "fp32",
         "torch": torch.__version__,
     }
@@ -154,7 +164,9 @@ def fit(
 
 
 def write_trained(trained: Trained, name: str) -> None:
-    """Write the model called `name`, its curve and its facts where later stages read them."""
+    """Write the model called `name`, its curve and its facts where later stages read them, in the first process."""
+    if rank() > 0:
+        return
     curve = pd.DataFrame(trained.curve).round({"train_loss": 4, "val_error_pct": 2, "lr": 6, "images_per_s": 1})
     with replacing(Path(f"reports/curves/{name}.csv")) as path:
         curve.to_csv(path, index=False)
@@ -166,8 +178,9 @@ def write_trained(trained: Trained, name: str) -> None:
 
 def _fingerprint(model: GoogLeNet, train: Images, run: Run) -> str:
     """A name for this training: its code, parameters, images, device and first weights."""
-    modules = (augmentation, googlenet, schedule, sys.modules[Run.__module__], sys.modules[__name__])
-    code = "".join(map(inspect.getsource, modules))
-    settings = (code, run.recipe.model_dump_json(), model.architecture, run.device, run.precision, len(run.masks))
-    weights = [tensor.contiguous().numpy().tobytes() for tensor in model.state_dict().values()]
+    modules = (augmentation, distillation, googlenet, schedule, trivialaugment)
+    code = "".join(map(inspect.getsource, (*modules, sys.modules[Run.__module__], sys.modules[__name__])))
+    settings = (code, run.recipe.model_dump_json(), model.architecture, run.device.type, run.precision, len(run.masks))
+    states = [model.state_dict(), run.teacher.state_dict() if run.teacher is not None else {}]
+    weights = [tensor.cpu().contiguous().numpy().tobytes() for state in states for tensor in state.values()]
     return fingerprint(repr(settings).encode(), train.pixels.tobytes(), train.labels.tobytes(), *weights)
