@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-# In double precision and for few steps: single precision's rounding grows a thousandfold in ten steps of a narrow network.
+# In double precision and for few steps: rounding grows a thousandfold in ten steps of a narrow network.
 IN_DOUBLE_PRECISION = """
 from pathlib import Path
 import torch

@@ -283,6 +283,17 @@ def test_the_validation_error_before_and_after_fine_tuning_is_told() -> None:
     assert told in paragraph(render_report(results()), "structured")
 
 
+@pytest.mark.parametrize(
+    ("loss", "told"), [("none", None), ("kd", "Hinton"), ("standardized_kd", "with standardized logits")]
+)
+def test_the_teacher_of_fine_tuning_is_told(loss: str, told: str | None) -> None:
+    distillation = yaml.safe_load(PRESET)["finetune"]["distillation"] | {"loss": loss}
+    change_params("finetune", distillation=distillation)
+    text = render_report(results())
+    assert ("`base` as its teacher" in text) is (told is not None)
+    assert told is None or told in text
+
+
 def test_channel_counts_are_named_as_a_cause_only_where_they_are_uneven() -> None:
     assert "`prune.round_to: null` leaves channel counts" in paragraph(render_report(results()), "structured")
     change_params("prune", round_to=8)

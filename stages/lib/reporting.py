@@ -38,6 +38,10 @@ REFERENCES = {
     "(https://arxiv.org/abs/2301.12900), CVPR 2023.",
     "unstructured": "Unstructured pruning: S. Han et al., [Learning both Weights and Connections for Efficient Neural "
     "Networks](https://arxiv.org/abs/1506.02626), NeurIPS 2015.",
+    "kd": "Distillation: G. Hinton et al., [Distilling the Knowledge in a Neural Network]"
+    "(https://arxiv.org/abs/1503.02531), 2015.",
+    "standardized_kd": "Distillation: S. Sun et al., [Logit Standardization in Knowledge Distillation]"
+    "(https://arxiv.org/abs/2403.01427), CVPR 2024.",
     "int8": "Quantization: B. Jacob et al., [Quantization and Training of Neural Networks for Efficient "
     "Integer-Arithmetic-Only Inference](https://arxiv.org/abs/1712.05877), CVPR 2018; [ONNX Runtime's static "
     "quantization](https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).",
@@ -76,9 +80,16 @@ def render_report(results: Results) -> str:
         "## How to reproduce it",
         REPRODUCE,
         "## References",
-        "\n".join(f"- {REFERENCES[key]}" for key in (*results.models, "int8")),
+        _references(results),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _references(results: Results) -> str:
+    """The sources of the methods of this run."""
+    loss = results.params.finetune.distillation.loss if len(results.models) > 1 else "none"
+    keys = [*results.models, *([loss] if loss != "none" else []), "int8"]
+    return "\n".join(f"- {REFERENCES[key]}" for key in keys)
 
 
 def _budget_warning(results: Results) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
-from stages.lib.params import Data, Recipe
+from stages.lib.params import Data, Recipe, StudentRecipe
 from stages.lib.results import Machine, Results, Training
 from stages.lib.wording import (
     DASH,
@@ -20,6 +20,7 @@ from stages.lib.wording import (
 )
 
 # The results table of the report that this project started from, measured on an Nvidia Tesla T4.
+TEACHING = {"kd": "knowledge distillation", "standardized_kd": "knowledge distillation with standardized logits"}
 ORIGINAL_ROWS = (
     "Parameters",
     "File size",
@@ -145,8 +146,10 @@ def _budget(recipe: Recipe, training: Training) -> str:
         f"{size} px" + (f" for {percent(share / total)}" if share < total else "")
         for size, share in recipe.image_sizes.items()
     )
+    loss = recipe.distillation.loss if isinstance(recipe, StudentRecipe) else "none"
+    teacher = f"with `base` as its teacher ({TEACHING[loss]}), " if loss != "none" else ""
     return (
-        f"{plural(recipe.epochs, 'epoch')}, batches of {recipe.batch_size:,}, images of {sizes}; "
+        f"{teacher}{plural(recipe.epochs, 'epoch')}, batches of {recipe.batch_size:,}, images of {sizes}; "
         f"{duration(training.seconds)} on {training.device}, in {training.precision}"
     )
 
