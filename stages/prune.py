@@ -1,35 +1,88 @@
 """Prune the base model: `python -m stages.prune structured` or `unstructured`."""
 
 import argparse
+import json
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from stages.lib.errors import one_line_errors
-from stages.lib.params import PrunedModel, load_params
+from stages.lib.params import Prune, PrunedModel, StudentRecipe, load_params
+
+if TYPE_CHECKING:
+    from stages.lib.data import Images
+    from stages.lib.googlenet import GoogLeNet
+
+SEED = 0  # of the choice of images for importances and statistics
+TAYLOR_IMAGES = 2000
 
 
 def main() -> None:
-    """Read the base model, write the pruned one."""
-    params = load_params().prune
+    """Read data/train.npz and the base model, write the pruned one and what was done to it."""
+    params = load_params()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("method", choices=get_args(PrunedModel))
-    method = parser.parse_args().method
+    parser.add_argument("model", choices=get_args(PrunedModel))
+    name = parser.parse_args().model
 
     from stages.lib.checkpoint import load_model, save_model
     from stages.lib.costs import count_nonzero_parameters, count_parameters
-    from stages.lib.pruning import prune_channels, prune_weights
+    from stages.lib.data import random_batch, read_images, split_validation
+    from stages.lib.files import replacing
+    from stages.lib.pruning import prune_weights, reestimate_batch_norm
 
-    model = load_model(Path("artifacts/models/base.safetensors"))
-    match method:
+    prune = params.prune
+    images = read_images(Path("data/train.npz"))
+    train, val = split_validation(images, per_class=params.data.val_per_class, seed=params.data.seed)
+    base = load_model(Path("artifacts/models/base.safetensors"))
+    facts: dict[str, object] = {"base_widths": base.architecture.widths, "ranks": []}
+    match name:
         case "structured":
-            pruned = prune_channels(model, ratio=params.ratio, round_to=params.round_to)
+            pruned = prune_structured(base, train, val, prune=params.prune, recipe=params.finetune)
         case "unstructured":
-            pruned = prune_weights(model, sparsity=params.sparsity)
+            start = prune.sparsity if prune.start_sparsity is None else prune.start_sparsity
+            pruned = prune_weights(base, sparsity=start, scope=prune.sparsity_scope)
+            # Fine-tuning goes on from here.
+            facts |= {"start_sparsity": start, "sparsity": prune.sparsity, "sparsity_scope": prune.sparsity_scope}
         case _:
-            raise ValueError(f"no pruning is called {method}; add it to stages/prune.py")
-    save_model(pruned, Path(f"artifacts/pruned/{method}.safetensors"))
+            raise ValueError(f"no pruning is called {name}; add it to stages/prune.py")
+    pruned = reestimate_batch_norm(pruned, random_batch(train, prune.batch_norm_images, seed=SEED)[0])
+    save_model(pruned, Path(f"artifacts/compressed/{name}.safetensors"))
+    with replacing(Path(f"artifacts/compressed/{name}.json")) as path:
+        facts["widths"] = pruned.architecture.widths
+        path.write_text(json.dumps(facts, sort_keys=True) + "\n", encoding="utf-8")
+    print(f"{name}: {count_nonzero_parameters(pruned):,} nonzero parameters left of {count_parameters(base):,}")
 
-    print(f"{method}: {count_nonzero_parameters(pruned):,} nonzero parameters left of {count_parameters(model):,}")
+
+def prune_structured(
+    base: "GoogLeNet", train: "Images", val: "Images", *, prune: Prune, recipe: StudentRecipe
+) -> "GoogLeNet":
+    """Remove channels in `prune.steps` steps, after training that draws scales to zero where that is asked for."""
+    from stages.lib.data import random_batch
+    from stages.lib.pruning import prune_channels
+    from stages.lib.training import fit
+
+    def trained(model: "GoogLeNet", epochs: int, scale_penalty: float = 0.0) -> "GoogLeNet":
+        warmup_epochs = min(recipe.warmup_epochs, epochs / 2)
+        shortened = recipe.model_copy(update={"epochs": epochs, "warmup_epochs": warmup_epochs})
+        teacher = base if recipe.distillation.loss != "none" else None
+        done = fit(model, train, val, recipe=shortened, teacher=teacher, scale_penalty=scale_penalty)
+        done.resume_file.delete()
+        return done.model
+
+    model = trained(base, prune.sparsify_epochs, prune.sparsify_weight) if prune.sparsify_epochs else base
+    for step in range(1, prune.steps + 1):
+        model = prune_channels(
+            model,
+            ratio=prune.ratio * step / prune.steps,
+            round_to=prune.round_to,
+            scope=prune.scope,
+            max_ratio=prune.max_ratio,
+            importance=prune.importance,
+            examples=random_batch(train, TAYLOR_IMAGES, seed=SEED),
+            full_widths=base.architecture.widths,
+        )
+        if step < prune.steps:
+            model = trained(model, prune.step_epochs)
+    return model
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Structured and unstructured pruning."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
-from stages.lib.pruning import prune_channels, prune_weights
+from stages.lib.pruning import prune_channels, prune_weights, reestimate_batch_norm
 
 
 def test_structured_pruning_of_the_full_network_leaves_4_089_523_parameters() -> None:
@@ -49,3 +51,54 @@ def test_unstructured_pruning_zeroes_the_share_asked_for(tiny: GoogLeNet) -> Non
     assert abs((weights == 0).float().mean().item() - 0.8) < 1e-3
     assert before[weights == 0].abs().max() <= before[weights != 0].abs().min()  # one threshold for all layers
     assert set(pruned.state_dict()) == set(tiny.state_dict())
+
+
+def test_unstructured_pruning_of_each_layer_zeroes_the_same_share_of_all(tiny: GoogLeNet) -> None:
+    pruned = prune_weights(tiny, sparsity=0.5, scope="layer")
+    for module in pruned.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            assert abs((module.weight == 0).float().mean().item() - 0.5) < 0.5 / module.weight.numel() + 1e-6
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "bn_scale", "taylor"])
+def test_global_pruning_takes_the_share_asked_for_and_spares_each_layer(tiny: GoogLeNet, importance: Any) -> None:
+    examples = (torch.rand(12, 3, 32, 32), torch.arange(12) % 3)
+    pruned = prune_channels(
+        tiny, ratio=0.4, round_to=None, scope="global", max_ratio=0.7, importance=importance, examples=examples
+    )
+    before, after = tiny.architecture.widths, pruned.architecture.widths
+    assert sum(after) == pytest.approx(0.6 * sum(before), abs=1)
+    shares = [kept / width for kept, width in zip(after, before, strict=True)]
+    assert min(shares) >= 0.3
+    assert max(shares) > 0.7  # not the same of every layer
+
+
+def test_global_pruning_needs_room(tiny: GoogLeNet) -> None:
+    with pytest.raises(ValueError, match=r"prune\.ratio must be at most prune\.max_ratio \(0\.3\), got 0\.5"):
+        prune_channels(tiny, ratio=0.5, round_to=None, scope="global", max_ratio=0.3)
+
+
+def test_channels_whose_loss_would_cost_most_stay(tiny: GoogLeNet) -> None:
+    with torch.no_grad():  # channels that no later layer reads have no influence on the loss
+        tiny.stem[1][0].weight[:, [0, 2, 4]] = 0
+    examples = (torch.rand(12, 3, 32, 32), torch.arange(12) % 3)
+    pruned = prune_channels(tiny, ratio=0.5, round_to=None, importance="taylor", examples=examples)
+    assert torch.equal(pruned.stem[0][0].weight, tiny.stem[0][0].weight[[1, 3, 5]])
+
+
+def test_pruning_in_steps_ends_at_the_widths_of_one_step(tiny: GoogLeNet) -> None:
+    full = tiny.architecture.widths
+    half_way = prune_channels(tiny, ratio=0.2, round_to=None, full_widths=full)
+    pruned = prune_channels(half_way, ratio=0.4, round_to=None, full_widths=full)
+    assert pruned.architecture.widths == prune_channels(tiny, ratio=0.4, round_to=None).architecture.widths
+
+
+def test_batch_normalization_is_measured_anew_in_a_copy(tiny: GoogLeNet) -> None:
+    images = torch.rand(20, 3, 32, 32)
+    measured = reestimate_batch_norm(tiny, images)
+    first, norm = measured.stem[0][0], measured.stem[0][1]
+    outputs = first((images - tiny.mean) / tiny.std)
+    assert torch.allclose(norm.running_mean, outputs.mean(dim=(0, 2, 3)), atol=1e-5)
+    assert norm.momentum == tiny.stem[0][1].momentum
+    assert not torch.equal(norm.running_mean, tiny.stem[0][1].running_mean)
+    assert torch.equal(reestimate_batch_norm(tiny, images[:0]).stem[0][1].running_mean, tiny.stem[0][1].running_mean)

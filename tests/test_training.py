@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from stages.lib import run, training
 from stages.lib.data import Images
@@ -17,6 +18,7 @@ from stages.lib.devices import pick_precision
 from stages.lib.googlenet import GoogLeNet
 from stages.lib.params import Params, Recipe
 from stages.lib.pruning import prune_weights
+from stages.lib.sparsity import RisingSparsity
 
 
 @pytest.fixture
@@ -126,6 +128,42 @@ def test_zeros_stay_zero_through_fine_tuning(tiny: GoogLeNet, images: Images, re
             assert torch.equal(before == 0, after == 0)
     assert not torch.equal(weights(pruned), weights(tuned))
     prune_weights(tuned, sparsity=0.9)  # what comes out can be pruned again
+
+
+def test_rising_sparsity_ends_where_it_should_in_the_averaged_model(
+    tiny: GoogLeNet, images: Images, recipe: Recipe
+) -> None:
+    rising = RisingSparsity(0.5, 0.8, "global")
+    model = training.fit(prune_weights(tiny, sparsity=0.5), images, images, recipe=recipe, rising=rising).model
+    layers = [weight for weight in model.parameters() if weight.dim() > 1]
+    zeros = sum(int((weight == 0).sum()) for weight in layers) / sum(weight.numel() for weight in layers)
+    assert zeros == pytest.approx(0.8, abs=1e-3)
+
+
+def test_rising_sparsity_goes_on_to_identical_weights_after_a_stop(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train() -> GoogLeNet:
+        return training.fit(tiny, images, images, recipe=recipe, rising=RisingSparsity(0.0, 0.8, "layer")).model
+
+    with monkeypatch.context() as patch:
+        stop_at(5, patch, signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            train()
+    resumed = train()
+    for file in Path(os.environ["RESUME_DIR"]).glob("*.safetensors"):
+        file.unlink()
+    assert torch.equal(weights(resumed), weights(train()))
+
+
+def test_the_scale_penalty_draws_scales_to_zero(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    def mean_scale(penalty: float) -> float:
+        model = training.fit(tiny, images, images, recipe=recipe, scale_penalty=penalty).model
+        return float(
+            torch.cat([m.weight.detach() for m in model.modules() if isinstance(m, nn.BatchNorm2d)]).abs().mean()
+        )
+
+    assert mean_scale(0.5) < 0.9 * mean_scale(0.0)
 
 
 def test_curve_starts_with_the_error_before_the_first_step(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:

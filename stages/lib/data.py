@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,19 @@ def split_validation(images: Images, *, per_class: int, seed: int) -> tuple[Imag
             )
         held_out[rng.permutation(members)[:per_class]] = True
     return images.take(np.flatnonzero(~held_out)), images.take(np.flatnonzero(held_out))
+
+
+def random_batch(images: Images, count: int, *, seed: int) -> tuple["Tensor", "Tensor"]:
+    """Choose `count` images at random, or all where there are fewer.
+
+    Returns:
+        Pixels float (count, 3, 32, 32) in [0, 1], and labels (count,).
+    """
+    import torch
+
+    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
+    pixels = torch.from_numpy(images.pixels[chosen]).permute(0, 3, 1, 2).float() / 255
+    return pixels, torch.from_numpy(images.labels[chosen])
 
 
 def channel_statistics(images: Images) -> tuple[np.ndarray, np.ndarray]:

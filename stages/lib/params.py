@@ -5,6 +5,7 @@ not the third hour. Nothing here may import torch.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -20,7 +21,8 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]  # [0, 1)
 PrunedModel = Literal["structured", "unstructured"]
-Model = Literal["base", PrunedModel]
+FinetunedModel = Literal[PrunedModel, "lowrank"]
+Model = Literal["base", FinetunedModel, "distilled"]
 Precision = Literal["fp32", "int8"]
 
 
@@ -110,38 +112,88 @@ class StudentRecipe(Recipe):
     distillation: Distillation
 
 
+class Student(StudentRecipe):
+    """A narrower network that learns from the base, and how it is trained."""
+
+    width: Annotated[float, Field(gt=0, le=1)] = Field(description="Multiplies the channel counts of the base")
+    stem_pool: bool = Field(description="false pays in MACs, not in bytes")
+    start: Literal["scratch", "base"] = Field(description="Random weights, or the base's channels of largest norm")
+
+
 class Models(Section):
     """Which models are made; the matrices of dvc.yaml run over these lists."""
 
-    pruned: list[PrunedModel] = Field(description="Made from the base by pruning and fine-tuning")
+    pruned: list[PrunedModel] = Field(description="Made from the base by the stage prune")
+    finetuned: list[FinetunedModel] = Field(description="Fine-tuned after it, or after the stage factorize")
     reported: list[Model] = Field(min_length=1, description="Quantized, evaluated, profiled: rows of the report")
+    packed: list[Model] = Field(description="Sparse ones, whose files are packed for shipping")
 
     @model_validator(mode="after")
-    def _reported_are_made(self) -> Self:
+    def _each_is_made_before_it_is_used(self) -> Self:
+        for key, values in self:
+            if len(set(values)) < len(values):
+                raise ValueError(f"models.{key} must name each model once, got {list(values)}")
         if "base" not in self.reported:
             raise ValueError(f"models.reported must have 'base', which the others are compared to, got {self.reported}")
-        for name in self.reported:
-            if name != "base" and name not in self.pruned:
-                raise ValueError(f"models.reported has {name!r}, which models.pruned lacks; add it there")
-        for key, names in self:
-            if len(set(names)) < len(names):
-                raise ValueError(f"models.{key} must name each model once, got {list(names)}")
+        sources: dict[str, tuple[Sequence[str], str, Sequence[str]]] = {
+            "finetuned": (self.finetuned, "pruned", [*self.pruned, "lowrank"]),
+            "reported": (self.reported, "finetuned", ["base", *self.finetuned, "distilled"]),
+            "packed": (self.packed, "reported", self.reported),
+        }
+        for key, (names, source, made) in sources.items():
+            for name in names:
+                if name not in made:
+                    raise ValueError(f"models.{key} has {name!r}, which models.{source} lacks; add it there")
         return self
 
 
 class Prune(Section):
     """What is removed from the base model."""
 
-    ratio: Fraction = Field(description="structured: share of the channels removed from every layer")
+    ratio: Fraction = Field(description="structured: share of the channels removed")
+    scope: Literal["uniform", "global"] = Field(description="structured: from every layer, or where they matter least")
+    max_ratio: Fraction = Field(description="structured, global: the most that a layer loses")
+    importance: Literal["magnitude", "bn_scale", "taylor"] = Field(
+        description="structured: what makes a channel matter"
+    )
     round_to: Count | None = Field(description="structured: kept channels become a multiple of this")
-    sparsity: Fraction = Field(description="unstructured: share of the weights set to zero, over all layers")
+    steps: Count = Field(description="structured: removed in this many steps, with fine-tuning between")
+    step_epochs: Count = Field(description="structured: epochs of each fine-tuning between steps, as in finetune")
+    sparsify_epochs: NonNegativeInt = Field(description="structured: epochs before pruning that draw scales to zero")
+    sparsify_weight: NonNegativeFloat = Field(description="structured: of the L1 norm of the scales, in these epochs")
+    sparsity: Fraction = Field(description="unstructured: share of the weights set to zero")
+    sparsity_scope: Literal["global", "layer"] = Field(description="unstructured: over all layers, or in each")
+    start_sparsity: Fraction | None = Field(
+        description="unstructured: share before fine-tuning, which raises it to sparsity; null for all at once"
+    )
+    batch_norm_images: NonNegativeInt = Field(
+        description="Training images that re-estimate the statistics of batch normalization after pruning, 0 for none"
+    )
+
+    @model_validator(mode="after")
+    def _sparsity_rises(self) -> Self:
+        if self.start_sparsity is not None and self.start_sparsity > self.sparsity:
+            raise ValueError(
+                f"prune.start_sparsity must be at most prune.sparsity ({self.sparsity}), got {self.start_sparsity}"
+            )
+        return self
+
+
+class LowRank(Section):
+    """Which layers of the base are replaced by two thinner ones each, and how thin."""
+
+    macs_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(description="MACs of the network that are left")
+    layers: list[str] = Field(min_length=1, description="Layers that gain; `make tune-lowrank` proposes them")
+    round_to: Count = Field(description="Ranks become a multiple of this where they can")
+    images: Count = Field(description="Training images on which the error of a layer's output is minimized")
 
 
 class Quantize(Section):
-    """Export to ONNX and static int8 quantization."""
+    """Export to ONNX and static int8 quantization; of several calibrations the best on the validation images wins."""
 
-    calibration_images: Count = Field(description="Training images that set the activation ranges")
-    calibration_method: Literal["minmax", "percentile", "entropy"]
+    calibration_images: list[Count] = Field(min_length=1, description="Training images that set activation ranges")
+    calibration_methods: list[Literal["minmax", "percentile", "entropy"]] = Field(min_length=1)
+    bias_correction: bool = Field(description="Make up in the biases for the mean error of rounded weights")
     reduce_range: bool = Field(description="7-bit weights: no saturation on CPUs without VNNI")
 
 
@@ -162,6 +214,8 @@ class Params(Section):
     train: Recipe
     prune: Prune
     finetune: StudentRecipe
+    lowrank: LowRank
+    distill: Student
     quantize: Quantize
     profile: Profile
 

@@ -1,55 +1,97 @@
 """Removing what a network can do without: channels (structured) or single weights (unstructured)."""
 
 import copy
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 import torch_pruning as tp
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import prune
 
 from stages.lib.googlenet import GoogLeNet
+from stages.lib.sparsity import Scope
+
+BATCH_SIZE = 250
+IMPORTANCES = {
+    "magnitude": tp.importance.GroupMagnitudeImportance(p=2),
+    "bn_scale": tp.importance.BNScaleImportance(),
+    "taylor": tp.importance.GroupTaylorImportance(),
+}
 
 
-def prune_channels(model: GoogLeNet, *, ratio: float, round_to: int | None) -> GoogLeNet:
-    """Remove the same share of channels from every convolution, those of smallest L2 norm first.
+def prune_channels(
+    model: GoogLeNet,
+    *,
+    ratio: float,
+    round_to: int | None,
+    scope: Literal["uniform", "global"] = "uniform",
+    max_ratio: float = 1.0,
+    importance: Literal["magnitude", "bn_scale", "taylor"] = "magnitude",
+    examples: tuple[Tensor, Tensor] | None = None,
+    full_widths: Sequence[int] | None = None,
+) -> GoogLeNet:
+    """Remove the channels that matter least, with all weights of other layers that depend on them.
 
-    Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, as implemented by Torch-Pruning.
+    Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, as implemented by Torch-Pruning. Importances:
+    the L2 norm of a channel's weights in all layers; the scale of its batch normalization (Liu et al., "Learning
+    Efficient Convolutional Networks through Network Slimming", ICCV 2017); the first-order Taylor expansion of the loss
+    (Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019).
 
     Args:
         ratio: Share of the channels removed, in [0, 1).
         round_to: Kept channels become a multiple of this, rounded down; None keeps any count.
+        scope: The same share of every layer, or the least important channels of all layers.
+        max_ratio: With scope global, the most that a layer loses.
+        examples: Images (N, 3, H, W) in [0, 1] and labels (N,), for the importance taylor.
+        full_widths: What the ratios are shares of, if `model` was pruned before.
 
     Returns:
         A smaller network; `model` is left as it is.
 
     Raises:
-        ValueError: If a layer would lose all of its channels.
+        ValueError: If a layer would lose all of its channels, or a global ratio is above max_ratio.
     """
-    kept = tuple(int(width * (1 - ratio)) for width in model.architecture.widths)
-    widths = tuple(width - width % (round_to or 1) for width in kept)
-    if min(widths) < 1:  # Torch-Pruning would silently leave such a layer whole
+    if scope == "global" and ratio > max_ratio:
+        raise ValueError(f"prune.ratio must be at most prune.max_ratio ({max_ratio}), got {ratio}; change one of them")
+    pruned = copy.deepcopy(model).eval()
+    layers = [module for module in pruned.modules() if isinstance(module, nn.Conv2d)]  # in the order of the widths
+    graph = tp.DependencyGraph().build_dependency(pruned, torch.zeros(1, 3, 32, 32))
+    if importance == "taylor":
+        if examples is None:
+            raise ValueError("prune.importance taylor needs examples, got none; pass images and labels")
+        _accumulate_gradients(pruned, *examples)
+    scores = []  # of the channels of each layer
+    for layer in layers:
+        group = graph.get_pruning_group(layer, tp.prune_conv_out_channels, list(range(layer.out_channels)))
+        scores.append(IMPORTANCES[importance](group).detach())
+
+    full = tuple(full_widths or model.architecture.widths)
+    kept = (
+        [int(width * (1 - ratio)) for width in full]
+        if scope == "uniform"
+        else _most_important(scores, full, ratio=ratio, max_ratio=max_ratio)
+    )
+    widths = tuple(min(width - width % (round_to or 1), len(s)) for width, s in zip(kept, scores, strict=True))
+    if min(widths) < 1:
         raise ValueError(
             f"prune.ratio and prune.round_to must leave a channel in every layer, got {ratio} and {round_to} "
-            f"for a layer of {min(model.architecture.widths)} channels; lower them"
+            f"for a layer of {full[widths.index(min(widths))]} channels; lower them"
         )
-    pruned = copy.deepcopy(model).eval()
-    pruner = tp.pruner.BasePruner(
-        pruned,
-        torch.zeros(1, 3, 32, 32),
-        importance=tp.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=ratio,
-        ignored_layers=[pruned.linear],  # its outputs are the classes
-        round_to=round_to,
-    )
-    pruner.step()
+    for layer, score, width in zip(layers, scores, widths, strict=True):
+        least = score.argsort()[: len(score) - width].tolist()
+        if least:
+            graph.get_pruning_group(layer, tp.prune_conv_out_channels, least).prune()
     result = GoogLeNet(replace(model.architecture, widths=widths))
     result.load_state_dict(pruned.state_dict())  # raises if the widths were not those
     return result.eval()
 
 
-def prune_weights(model: GoogLeNet, *, sparsity: float) -> GoogLeNet:
-    """Set the weights of smallest magnitude to zero, over all convolutions and the linear layer together.
+def prune_weights(model: GoogLeNet, *, sparsity: float, scope: Scope = "global") -> GoogLeNet:
+    """Set the weights of smallest magnitude to zero, over all convolutions and the linear layer together or in each.
 
     Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015.
 
@@ -61,7 +103,52 @@ def prune_weights(model: GoogLeNet, *, sparsity: float) -> GoogLeNet:
     """
     pruned = copy.deepcopy(model)
     layers = [(module, "weight") for module in pruned.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=float(sparsity))
+    for group in [layers] if scope == "global" else [[layer] for layer in layers]:
+        prune.global_unstructured(group, pruning_method=prune.L1Unstructured, amount=float(sparsity))
     for module, name in layers:
         prune.remove(module, name)  # make the mask part of the weights
     return pruned
+
+
+@torch.no_grad()
+def reestimate_batch_norm(model: GoogLeNet, images: Tensor) -> GoogLeNet:
+    """Measure the statistics of batch normalization anew, which are stale once layers before it have changed.
+
+    Args:
+        images: Float (N, 3, H, W) in [0, 1]; none leave the statistics as they are.
+
+    Returns:
+        A network with other statistics, in evaluation mode; `model` is left as it is.
+    """
+    result = copy.deepcopy(model).eval()
+    if not len(images):
+        return result
+    norms = [module for module in result.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+    for batch in images.split(BATCH_SIZE):
+        result(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return result.eval()
+
+
+def _most_important(scores: Sequence[Tensor], full: Sequence[int], *, ratio: float, max_ratio: float) -> list[int]:
+    """How many channels each layer keeps if the least important of all layers go, within the bound of each."""
+    least = [max(1, math.ceil(width * (1 - max_ratio))) for width in full]
+    # A layer's most important channels are safe; the others compete.
+    competing = [(score, i) for i, s in enumerate(scores) for score in sorted(s.tolist())[: len(s) - least[i]]]
+    num_removed = sum(map(len, scores)) - round(sum(full) * (1 - ratio))
+    kept = [len(s) for s in scores]
+    for _, i in sorted(competing)[: max(0, num_removed)]:
+        kept[i] -= 1
+    return kept
+
+
+def _accumulate_gradients(model: GoogLeNet, images: Tensor, labels: Tensor) -> None:
+    """Leave the gradient of the loss over all images in the weights."""
+    for batch, expected in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
+        functional.cross_entropy(model(batch), expected, reduction="sum").backward()

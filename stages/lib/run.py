@@ -18,15 +18,24 @@ from stages.lib.distillation import distillation_loss
 from stages.lib.distributed import mean_over_processes, num_processes, rank, synchronize_batch_norm
 from stages.lib.googlenet import GoogLeNet
 from stages.lib.params import Recipe, StudentRecipe
+from stages.lib.sparsity import RisingSparsity, magnitude_masks
 
 
 class Run:
     """The tensors of one training, on its device, and one step of it."""
 
     def __init__(
-        self, model: GoogLeNet, train: Images, *, recipe: Recipe, keep_zeros: bool, teacher: GoogLeNet | None = None
+        self,
+        model: GoogLeNet,
+        train: Images,
+        *,
+        recipe: Recipe,
+        keep_zeros: bool = False,
+        rising: RisingSparsity | None = None,
+        scale_penalty: float = 0.0,
+        teacher: GoogLeNet | None = None,
     ) -> None:
-        self.recipe = recipe
+        self.recipe, self.rising, self.scale_penalty = recipe, rising, scale_penalty
         self.device = pick_device(recipe.device)
         self.precision = pick_precision(recipe.precision, self.device)
         if self.device.type == "cpu":
@@ -59,8 +68,10 @@ class Run:
         weights = [weight for weight in self.model.parameters() if weight.dim() > 1]
         others = [weight for weight in self.model.parameters() if weight.dim() <= 1]
         # Masks of the weights that stay zero; a list of detached views, as the foreach functions want it.
-        self.masked = [weight.detach() for weight in weights] if keep_zeros else []
+        self.masked = [weight.detach() for weight in weights] if keep_zeros or rising else []
         self.masks = [(weight != 0).to(weight.dtype) for weight in self.masked]
+        self._averages_of_masked = [weight.detach() for weight in self.average.parameters() if weight.dim() > 1]
+        self._scales = [m.weight for m in self.model.modules() if isinstance(m, nn.BatchNorm2d) and scale_penalty]
         self.optimizer = torch.optim.SGD(
             [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
             lr=recipe.lr,
@@ -98,9 +109,15 @@ class Run:
         loss = self._loss(images, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        for scale in self._scales:  # the gradient of its L1 norm
+            assert scale.grad is not None
+            scale.grad += self.scale_penalty * scale.detach().sign()
         self.optimizer.step()
         self.loss_sum += mean_over_processes(loss.detach())
         with torch.no_grad():
+            if self.rising and (sparsity := self.rising.due(step, self.num_steps)) is not None:
+                self.masks = magnitude_masks(self.masked, sparsity=sparsity, scope=self.rising.scope)
+                torch._foreach_mul_(self._averages_of_masked, self.masks)
             if self.masked:
                 torch._foreach_mul_(self.masked, self.masks)
             # The average warms up: early weights are worth little.
@@ -162,6 +179,7 @@ class Run:
                 buffer = torch.empty_like(parameter).copy_(groups["momentum"][name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self.loss_sum.copy_(tensors["loss_sum"])
+        self.masks = [(weight != 0).to(weight.dtype) for weight in self.masked]
 
     def _momentum(self) -> dict[str, Tensor]:
         """Momentum by the name of its weight; none before the first step, or with momentum 0."""

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from stages.lib import augmentation, distillation, googlenet, schedule, trivialaugment
+from stages.lib import augmentation, distillation, googlenet, schedule, sparsity, trivialaugment
 from stages.lib.checkpoint import save_model
 from stages.lib.data import Images
 from stages.lib.distributed import any_of_them, from_first, num_processes, rank
@@ -27,6 +27,7 @@ from stages.lib.params import Recipe
 from stages.lib.progress import Progress
 from stages.lib.resume import ResumeFile, fingerprint, stop_request
 from stages.lib.run import Run
+from stages.lib.sparsity import RisingSparsity
 
 SAVE_EVERY_S = 120
 
@@ -69,6 +70,8 @@ def fit(
     recipe: Recipe,
     teacher: GoogLeNet | None = None,
     keep_zeros: bool = False,
+    rising: RisingSparsity | None = None,
+    scale_penalty: float = 0.0,
     evaluate_first: bool = False,
 ) -> Trained:
     """Train `model`, with a bar on a terminal, a line an epoch, and the time left.
@@ -81,13 +84,18 @@ def fit(
         val: Images for the validation error.
         teacher: Whose logits to follow as `recipe.distillation` says (a StudentRecipe); None for the labels alone.
         keep_zeros: Whether weights that are zero stay zero (the masks of an unstructured pruned model).
+        rising: How the share of zeros rises on the way; zeros stay zero then, too.
+        scale_penalty: Weight of the L1 norm of batch normalization's scales in the loss, which draws the scales of
+            channels that matter little to zero (Liu et al., "Network Slimming", ICCV 2017).
         evaluate_first: Whether the curve starts with the validation error before the first step, as epoch 0.
 
     Raises:
         ValueError: If the device is missing, the batch can't be shared out evenly, or training diverges.
         SystemExit: After SIGINT or SIGTERM; the same call then goes on from there.
     """
-    run = Run(model, train, recipe=recipe, keep_zeros=keep_zeros, teacher=teacher)
+    run = Run(
+        model, train, recipe=recipe, keep_zeros=keep_zeros, rising=rising, scale_penalty=scale_penalty, teacher=teacher
+    )
     resume_file = ResumeFile(_fingerprint(model, train, run))
     first = rank() == 0
     val_pixels = torch.from_numpy(val.pixels).to(run.device)
@@ -178,9 +186,10 @@ def write_trained(trained: Trained, name: str) -> None:
 
 def _fingerprint(model: GoogLeNet, train: Images, run: Run) -> str:
     """A name for this training: its code, parameters, images, device and first weights."""
-    modules = (augmentation, distillation, googlenet, schedule, trivialaugment)
+    modules = (augmentation, distillation, googlenet, schedule, sparsity, trivialaugment)
     code = "".join(map(inspect.getsource, (*modules, sys.modules[Run.__module__], sys.modules[__name__])))
-    settings = (code, run.recipe.model_dump_json(), model.architecture, run.device.type, run.precision, len(run.masks))
+    extras = (len(run.masks), run.rising, run.scale_penalty)
+    settings = (code, run.recipe.model_dump_json(), model.architecture, run.device.type, run.precision, *extras)
     states = [model.state_dict(), run.teacher.state_dict() if run.teacher is not None else {}]
     weights = [tensor.cpu().contiguous().numpy().tobytes() for state in states for tensor in state.values()]
     return fingerprint(repr(settings).encode(), train.pixels.tobytes(), train.labels.tobytes(), *weights)

@@ -1,0 +1,32 @@
+"""Sparsity that rises during training."""
+
+import pytest
+import torch
+
+from stages.lib.sparsity import RisingSparsity, magnitude_masks
+
+
+def test_sparsity_rises_fast_at_first_and_settles_half_way() -> None:
+    rising = RisingSparsity(0.5, 0.8, "global")
+    raised = {step: value for step in range(100) if (value := rising.due(step, 100)) is not None}
+    assert raised[0] == 0.5
+    assert max(raised) == 50
+    assert raised[50] == 0.8
+    rises = [after - before for before, after in zip(raised.values(), list(raised.values())[1:], strict=False)]
+    assert rises == sorted(rises, reverse=True)
+
+
+def test_a_training_of_one_step_is_enough_to_reach_the_end() -> None:
+    assert RisingSparsity(0.0, 0.8, "global").due(0, 1) == 0.8
+
+
+@pytest.mark.parametrize(("scope", "zeros"), [("global", [4, 0]), ("layer", [2, 2])])
+def test_masks_take_the_smallest_of_all_layers_or_of_each(scope: str, zeros: list[int]) -> None:
+    weights = [torch.tensor([0.1, -0.2, 0.3, -0.4]), torch.tensor([5.0, -6.0, 7.0, 8.0])]
+    masks = magnitude_masks(weights, sparsity=0.5, scope=scope)  # type: ignore[arg-type]
+    assert [int((mask == 0).sum()) for mask in masks] == zeros
+    assert masks[0][0] == 0
+
+
+def test_no_sparsity_masks_nothing() -> None:
+    assert magnitude_masks([torch.zeros(3)], sparsity=0.0, scope="global")[0].tolist() == [1, 1, 1]
