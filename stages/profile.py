@@ -1,5 +1,6 @@
 """Measure what every variant costs on this machine, all of them side by side: `python -m stages.profile`."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ from typing import get_args
 from stages.lib.engines import EagerEngine, OnnxEngine
 from stages.lib.errors import one_line_errors
 from stages.lib.files import replacing
-from stages.lib.inference import file_sha256
+from stages.lib.inference import read_model
 from stages.lib.measuring import Engine, Measurement, count_threads, describe_machine, measure
 from stages.lib.params import Precision, load_params, variant_name
 
@@ -17,19 +18,26 @@ COUNTS = ("num_parameters", "num_nonzero_parameters", "macs")
 
 
 def main() -> None:
-    """Read the models and their ONNX files, write artifacts/profile.json."""
+    """Read the models and their ONNX files, packed where they ship packed, write artifacts/profile.json."""
     params = load_params()
     models, precisions = params.models.reported, get_args(Precision)
     threads = count_threads(params.profile.threads)
 
     engines: dict[str, Callable[[], Engine]] = {}
+    onnx_bytes: dict[str, int] = {}
     for model in models:
         engines[f"{model} in PyTorch"] = partial(EagerEngine, Path(f"artifacts/models/{model}.safetensors"), threads)
         for precision in precisions:
-            path = Path(f"artifacts/{precision}/{model}.onnx")
+            path = (
+                Path(f"artifacts/packed/{model}-{precision}.onnx.packed")
+                if model in params.models.packed
+                else Path(f"artifacts/{precision}/{model}.onnx")
+            )
+            onnx_file = read_model(path)
             evaluation = json.loads(Path(f"artifacts/evaluation/{model}-{precision}.json").read_text(encoding="utf-8"))
-            if file_sha256(path) != evaluation["file_sha256"]:
-                raise ValueError(f"{path} must be the file that was evaluated, got another; run dvc repro")
+            if hashlib.sha256(onnx_file).hexdigest() != evaluation["file_sha256"]:
+                raise ValueError(f"{path} must hold the file that was evaluated, got another; run dvc repro")
+            onnx_bytes[variant_name(model, precision)] = len(onnx_file)
             engines[variant_name(model, precision)] = partial(OnnxEngine, path, threads)
     print(f"measuring {len(engines)} engines with {threads} threads", flush=True)
     measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
@@ -43,7 +51,8 @@ def main() -> None:
         counts = {key: measurement.facts[key] for key in COUNTS}
         for precision in precisions:
             name = variant_name(model, precision)
-            variants[name] = counts | measured[name].facts | latencies(measured[name], "cpu")
+            costs = measured[name].facts | {"onnx_bytes": onnx_bytes[name]}
+            variants[name] = counts | costs | latencies(measured[name], "cpu")
             print(f"{name}: {variants[name]['latency_cpu_ms']:.2f} ms, {variants[name]['memory_mb']:.0f} MB")
     profile = {
         "machine": machine,

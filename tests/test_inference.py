@@ -36,13 +36,15 @@ def test_diverged_model_is_an_error_and_not_a_number() -> None:
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
-    (tmp_path / "broken.onnx").write_bytes(b"no model")
-    for name in ("missing.onnx", "broken.onnx"):
+    names = ("broken.onnx", "broken.onnx.packed")
+    for name in names:
+        (tmp_path / name).write_bytes(b"no model")
+    for name in ("missing.onnx", "missing.onnx.packed", *names):
         with pytest.raises(ValueError, match=f"{name} must be an ONNX model"):
             open_session(tmp_path / name, threads=1)
 
 
-@pytest.mark.parametrize("stage", ["evaluate", "profile"])
+@pytest.mark.parametrize("stage", ["evaluate", "pack", "profile"])
 def test_stage_does_not_import_torch(stage: str) -> None:
     code = f"import sys, stages.{stage}, stages.lib.inference; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -17,6 +17,7 @@ from stages.lib.costs import count_macs, count_nonzero_parameters, count_paramet
 from stages.lib.engines import EagerEngine, MemoryGrowth, OnnxEngine
 from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.measuring import Measurement, measure
+from stages.lib.packing import pack
 from stages.lib.params import variant_name
 from stages.lib.quantization import export_onnx
 
@@ -146,3 +147,12 @@ def test_engines_report_what_the_profile_needs(tmp_path: Path) -> None:
     assert (eager["gpu"] is None) == (eager["profiler_cuda_ms"] is None) == (eager["latency_cuda_ms"] is None)
     assert ort["file_bytes"] == (tmp_path / "tiny.onnx").stat().st_size
     assert isinstance(ort["memory_mb"], float) and ort["memory_mb"] > 0
+
+
+def test_engine_of_a_packed_model_counts_the_packed_file(tiny: GoogLeNet, tmp_path: Path) -> None:
+    export_onnx(tiny, tmp_path / "tiny.onnx", classes=["ant", "bee", "cat"])
+    path = tmp_path / "tiny.onnx.packed"
+    path.write_bytes(pack((tmp_path / "tiny.onnx").read_bytes()))
+    engine = OnnxEngine(path, threads=1)
+    engine.run()
+    assert engine.facts()["file_bytes"] == path.stat().st_size

@@ -7,23 +7,37 @@ import numpy as np
 import onnxruntime
 from tqdm import tqdm
 
+from stages.lib.packing import unpack
+
+PACKED = ".packed"  # the suffix of the files of `stages.pack`
+
 
 def open_session(path: Path, *, threads: int) -> onnxruntime.InferenceSession:
-    """Load a model of `stages.quantize`.
+    """Load a model of `stages.quantize`, or of `stages.pack`, which is restored in memory.
 
     Args:
         threads: Of one operator; 0 for a thread on each core.
 
     Raises:
-        ValueError: If the file is missing or no ONNX model.
+        ValueError: If the file is missing, no ONNX model, or a damaged packed one.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        model = read_model(path) if path.suffix == PACKED else path
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class of their own
         raise ValueError(f"{path} must be an ONNX model written by this pipeline ({error}); run dvc repro") from None
+
+
+def read_model(path: Path) -> bytes:
+    """The bytes of an ONNX file, restored if it is packed.
+
+    Raises:
+        ValueError: If a packed file is damaged.
+    """
+    return unpack(path.read_bytes()) if path.suffix == PACKED else path.read_bytes()
 
 
 def file_sha256(path: Path) -> str:
