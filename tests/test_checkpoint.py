@@ -1,5 +1,6 @@
 """Saving and loading of every kind of model."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +11,16 @@ from safetensors.torch import save_file
 
 from stages.lib.checkpoint import load_model, save_model
 from stages.lib.googlenet import GoogLeNet
+from stages.lib.lowrank import factorize
 from stages.lib.pruning import prune_channels, prune_weights
 
 KINDS: dict[str, Callable[[GoogLeNet], GoogLeNet]] = {
     "base": lambda model: model,
     "structured": lambda model: prune_channels(model, ratio=0.2, round_to=None),
     "unstructured": lambda model: prune_weights(model, sparsity=0.8),
+    "lowrank": lambda model: factorize(
+        model, torch.rand(8, 3, 32, 32), macs_ratio=0.8, layers=list(model.layers()), round_to=1
+    ),
 }
 
 
@@ -49,3 +54,9 @@ def test_another_programs_safetensors_file_is_an_error(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "model")
     with pytest.raises(ValueError, match="must be a model written by this pipeline"):
         load_model(tmp_path / "model")
+
+
+def test_a_model_without_ranks_does_not_mention_them(tmp_path: Path, tiny: GoogLeNet) -> None:
+    save_model(tiny, tmp_path / "model")
+    with safe_open(tmp_path / "model", framework="pt") as file:
+        assert set(json.loads(file.metadata()["architecture"])) == {"widths", "num_classes", "stem_pool", "dropout"}

@@ -14,7 +14,10 @@ from stages.lib.googlenet import Architecture, GoogLeNet
 
 def save_model(model: GoogLeNet, path: Path) -> None:
     """Write the weights and the architecture; the same model gives the same bytes."""
-    architecture = json.dumps(asdict(model.architecture), sort_keys=True)
+    values = asdict(model.architecture)
+    if not values["ranks"]:  # the same bytes as before there were ranks
+        del values["ranks"]
+    architecture = json.dumps(values, sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
         # One key only: safetensors writes several in random order.
@@ -32,6 +35,7 @@ def load_model(path: Path) -> GoogLeNet:
             values = json.loads((file.metadata() or {})["architecture"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         values["widths"] = tuple(values["widths"])
+        values["ranks"] = tuple(values.get("ranks", ()))
         with torch.device("meta"):  # skip the random initialization
             model = GoogLeNet(Architecture(**values))
         model.load_state_dict(tensors, assign=True)

@@ -1,7 +1,8 @@
 """GoogLeNet for 32 x 32 images, built from a plain list of channel widths.
 
 Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, with batch normalization and the 5x5 convolutions as two
-3x3 ones. A pruned network is another list of widths, so one class describes them all.
+3x3 ones. A pruned network is another list of widths, and a factorized one has a list of ranks too, so one class
+describes them all.
 """
 
 from dataclasses import dataclass
@@ -35,17 +36,22 @@ class Architecture:
         num_classes: Outputs of the linear layer.
         stem_pool: Whether to pool after the stem.
         dropout: Probability of dropping a feature before the linear layer.
+        ranks: Channels between the two factors of each layer, in the order of `widths` and the linear layer last;
+            0 for a layer that is whole. Empty if all are.
     """
 
     widths: tuple[int, ...]
     num_classes: int
     stem_pool: bool
     dropout: float
+    ranks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         expected = len(STEM) + sum(map(len, BLOCKS))
         if len(self.widths) != expected or min(self.widths) < 1:
             raise ValueError(f"widths must be {expected} counts of at least 1, got {list(self.widths)}")
+        if self.ranks and (len(self.ranks) != expected + 1 or min(self.ranks) < 0):
+            raise ValueError(f"ranks must be none or {expected + 1} counts of at least 0, got {list(self.ranks)}")
 
 
 def scaled_widths(width: float) -> tuple[int, ...]:
@@ -54,26 +60,53 @@ def scaled_widths(width: float) -> tuple[int, ...]:
 
 
 class ConvBN(nn.Sequential):
-    """Convolution, batch normalization, ReLU, at the same resolution."""
+    """Convolution, batch normalization, ReLU, at the same resolution.
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True) -> None:
-        super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
-        )
+    A convolution with a rank is two: 1x1 and 1x1, or a column of 3 and a row of 3.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True, rank: int = 0
+    ) -> None:
+        k, pad = kernel_size, kernel_size // 2
+        convolution: nn.Module
+        if rank:
+            convolution = nn.Sequential(
+                nn.Conv2d(in_channels, rank, (k, 1), padding=(pad, 0), bias=False),
+                nn.Conv2d(rank, out_channels, (1, k), padding=(0, pad), bias=bias),
+            )
+        else:
+            convolution = nn.Conv2d(in_channels, out_channels, k, padding=pad, bias=bias)
+        super().__init__(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+    @property
+    def last_convolution(self) -> nn.Conv2d:
+        """The one whose outputs are normalized: module 0, or the second of its two factors."""
+        last = self[0][-1] if isinstance(self[0], nn.Sequential) else self[0]
+        assert isinstance(last, nn.Conv2d)
+        return last
+
+
+def linear(in_features: int, out_features: int, *, rank: int) -> nn.Module:
+    """A linear layer, or two of them if it has a rank."""
+    if not rank:
+        return nn.Linear(in_features, out_features)
+    return nn.Sequential(nn.Linear(in_features, rank, bias=False), nn.Linear(rank, out_features))
 
 
 class Inception(nn.Module):
     """Four branches side by side, concatenated."""
 
-    def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, in_channels: int, widths: tuple[int, ...], ranks: tuple[int, ...]) -> None:
         super().__init__()
         w1, w2a, w2b, w3a, w3b, w3c, w4 = widths
-        self.branch1 = ConvBN(in_channels, w1, 1)
-        self.branch2 = nn.Sequential(ConvBN(in_channels, w2a, 1), ConvBN(w2a, w2b, 3))
-        self.branch3 = nn.Sequential(ConvBN(in_channels, w3a, 1), ConvBN(w3a, w3b, 3), ConvBN(w3b, w3c, 3))
-        self.branch4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), ConvBN(in_channels, w4, 1))
+        r1, r2a, r2b, r3a, r3b, r3c, r4 = ranks
+        self.branch1 = ConvBN(in_channels, w1, 1, rank=r1)
+        self.branch2 = nn.Sequential(ConvBN(in_channels, w2a, 1, rank=r2a), ConvBN(w2a, w2b, 3, rank=r2b))
+        self.branch3 = nn.Sequential(
+            ConvBN(in_channels, w3a, 1, rank=r3a), ConvBN(w3a, w3b, 3, rank=r3b), ConvBN(w3b, w3c, 3, rank=r3c)
+        )
+        self.branch4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), ConvBN(in_channels, w4, 1, rank=r4))
         self.out_channels = w1 + w2b + w3c + w4
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,22 +126,31 @@ class GoogLeNet(nn.Module):
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
 
-        stem, rest = architecture.widths[: len(STEM)], architecture.widths[len(STEM) :]
-        self.stem = nn.Sequential(
-            *(ConvBN(before, after, 3, bias=False) for before, after in zip((3, *stem), stem, strict=False))
-        )
+        widths = architecture.widths
+        ranks = architecture.ranks or (0,) * (len(widths) + 1)
+        channels = 3
+        self.stem = nn.Sequential()
+        for width, rank in zip(widths[: len(STEM)], ranks, strict=False):
+            self.stem.append(ConvBN(channels, width, 3, bias=False, rank=rank))
+            channels = width
         if architecture.stem_pool:
             self.stem.append(nn.MaxPool2d(3, stride=2, padding=1))
-        channels = stem[-1]
         self.blocks = nn.Sequential()
-        for i in range(len(BLOCKS)):
-            block = Inception(channels, rest[7 * i : 7 * i + 7])
+        for i, published in enumerate(BLOCKS):
+            start = len(STEM) + i * len(published)
+            convolutions = slice(start, start + len(published))
+            block = Inception(channels, widths[convolutions], ranks[convolutions])
             self.blocks.append(block)
             channels = block.out_channels
             if i in POOL_AFTER:
                 self.blocks.append(nn.MaxPool2d(3, stride=2, padding=1))
         self.dropout = nn.Dropout(architecture.dropout)
-        self.linear = nn.Linear(channels, architecture.num_classes)
+        self.linear = linear(channels, architecture.num_classes, rank=ranks[-1])
+
+    def layers(self) -> dict[str, nn.Module]:
+        """What `Architecture.ranks` speaks of, by name in that order: each ConvBN and the linear layer."""
+        convolutions = {name: module for name, module in self.named_modules() if isinstance(module, ConvBN)}
+        return {**convolutions, "linear": self.linear}
 
     def set_normalization(self, mean: np.ndarray, std: np.ndarray) -> None:
         """Normalize with these means and standard deviations of pixels in [0, 1], (3,) each."""

@@ -1,0 +1,98 @@
+"""Low-rank factorization."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from stages.lib.costs import count_macs, count_parameters
+from stages.lib.googlenet import ConvBN, GoogLeNet
+from stages.lib.lowrank import factorize
+
+ALL = [
+    "stem.1", "stem.2", "blocks.0.branch2.1", "blocks.0.branch3.1", "blocks.3.branch1", "blocks.10.branch2.1", "linear",
+]  # fmt: skip
+
+
+@pytest.fixture
+def examples() -> torch.Tensor:
+    return torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("ratio", [0.75, 0.9])
+def test_the_budget_is_kept_and_used(tiny: GoogLeNet, examples: torch.Tensor, ratio: float) -> None:
+    before = count_macs(tiny, examples[:1])
+    macs = count_macs(factorize(tiny, examples, macs_ratio=ratio, layers=ALL, round_to=1), examples[:1])
+    assert 0.85 * ratio * before < macs <= ratio * before
+
+
+def test_parameters_are_those_of_the_ranks(tiny: GoogLeNet, examples: torch.Tensor) -> None:
+    result = factorize(tiny, examples, macs_ratio=0.8, layers=ALL, round_to=1)
+    expected = count_parameters(tiny)
+    for (name, module), rank in zip(tiny.layers().items(), result.architecture.ranks, strict=True):
+        if rank:
+            assert name in ALL
+            weight = (module[0] if isinstance(module, ConvBN) else module).weight
+            num_out, num_in, *kernel = weight.shape
+            expected += rank * (num_out + num_in) * (kernel[0] if kernel else 1) - weight.numel()
+    assert any(result.architecture.ranks)
+    assert count_parameters(result) == expected
+    assert torch.equal(result.mean, tiny.mean)
+
+
+def test_ranks_are_multiples_where_that_pays(examples: torch.Tensor, tiny: GoogLeNet) -> None:
+    result = factorize(tiny, examples, macs_ratio=0.9, layers=["stem.2"], round_to=4)
+    assert [rank for rank in result.architecture.ranks if rank][0] % 4 == 0
+
+
+def test_an_output_without_variance_in_some_directions_is_factorized_without_loss(
+    tiny: GoogLeNet, examples: torch.Tensor
+) -> None:
+    with torch.no_grad():  # the images never show the second half of what this layer could see
+        tiny.stem[1][0].weight[3:] = 0
+        tiny.stem[1][1].weight[3:] = 0
+        tiny.stem[1][1].bias[3:] = 0  # so the next layer reads zeros, whatever its weights
+    before = count_macs(tiny, examples[:1])
+    result = factorize(tiny, examples, macs_ratio=(before - 1) / before, layers=["stem.2"], round_to=1)
+    rank = next(filter(None, result.architecture.ranks))
+    assert rank < min(3 * 6, 3 * 19)
+    assert torch.allclose(result(examples), tiny(examples), atol=1e-3)
+
+
+def test_truncation_by_outputs_beats_truncation_by_weights(tiny: GoogLeNet, examples: torch.Tensor) -> None:
+    examples = examples * torch.tensor([1, 0.05, 0.05]).view(1, 3, 1, 1)  # what the network reads has few directions
+    by_outputs = factorize(tiny, examples, macs_ratio=0.85, layers=["stem.2"], round_to=1)
+    rank = by_outputs.stem[2][0][0].out_channels
+    weight = tiny.stem[2][0].weight  # (out, in, 3, 3)
+    matrix = weight.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    by_weights = GoogLeNet(by_outputs.architecture).eval()
+    state = by_outputs.state_dict()
+    num_out, num_in = weight.shape[:2]
+    state["stem.2.0.0.weight"] = (u[:, :rank] * s[:rank]).T.reshape(rank, num_in, 3, 1)
+    state["stem.2.0.1.weight"] = v[:rank].view(rank, num_out, 3).permute(1, 0, 2).unsqueeze(2)
+    by_weights.load_state_dict(state)
+
+    @torch.no_grad()
+    def error(model: GoogLeNet) -> float:
+        outputs = [net.stem[:2](examples) for net in (tiny, model)]
+        return float((model.stem[2][0](outputs[1]) - tiny.stem[2][0](outputs[0])).pow(2).mean())
+
+    assert error(by_outputs) < error(by_weights)
+
+
+def test_the_model_is_left_as_it_is(tiny: GoogLeNet, examples: torch.Tensor) -> None:
+    before = {name: tensor.clone() for name, tensor in tiny.state_dict().items()}
+    factorize(tiny, examples, macs_ratio=0.8, layers=ALL, round_to=1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tiny.state_dict().items())
+    assert tiny.architecture == replace(tiny.architecture, ranks=())
+
+
+def test_an_unknown_layer_is_an_error_that_names_its_like(tiny: GoogLeNet, examples: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"lowrank\.layers must name layers of the network.*stem\.1.*got 'stem1'"):
+        factorize(tiny, examples, macs_ratio=0.8, layers=["stem1"], round_to=1)
+
+
+def test_an_impossible_budget_is_an_error(tiny: GoogLeNet, examples: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"lowrank\.macs_ratio must be at least 0\.\d+ with these .* got 0\.1"):
+        factorize(tiny, examples, macs_ratio=0.1, layers=ALL, round_to=1)
