@@ -74,7 +74,13 @@ def copy_of_the_repository(path: Path) -> Repository:
         train__epochs=1,
         train__warmup_epochs=0.5,
         finetune__epochs=1,
-        quantize__calibration_images=16,
+        finetune__warmup_epochs=0.5,
+        prune__batch_norm_images=16,
+        lowrank__images=16,
+        lowrank__round_to=1,
+        distill__epochs=1,
+        distill__width=0.5,
+        quantize__calibration_images=[16],
         profile__rounds=1,
         profile__calls_per_round=2,
     )
@@ -95,7 +101,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 def test_metrics_have_the_promised_keys_for_every_variant(repository: Repository) -> None:
     metrics = json.loads((repository.path / "metrics.json").read_text())
-    models = ("base", "structured", "unstructured")
+    models = ("base", "structured", "unstructured", "lowrank", "distilled")
     assert set(metrics) == {f"{model}{suffix}" for model in models for suffix in ("", "-int8")}
     for variant in metrics.values():
         assert {
@@ -104,7 +110,10 @@ def test_metrics_have_the_promised_keys_for_every_variant(repository: Repository
         } <= set(variant)  # fmt: skip
     assert metrics["structured"]["num_parameters"] < metrics["base"]["num_parameters"]
     assert metrics["unstructured"]["num_nonzero_parameters"] < metrics["base"]["num_nonzero_parameters"] / 3
+    assert metrics["lowrank"]["macs"] < metrics["base"]["macs"]
+    assert metrics["distilled"]["num_parameters"] < metrics["base"]["num_parameters"]
     assert metrics["base-int8"]["file_bytes"] < metrics["base"]["file_bytes"]
+    assert metrics["unstructured"]["file_bytes"] < metrics["base"]["file_bytes"] / 2  # packed
 
 
 def test_git_sees_the_results_that_belong_in_it_and_no_weights(repository: Repository) -> None:
