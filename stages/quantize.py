@@ -1,6 +1,7 @@
 """Export a model to ONNX and quantize it to int8: `python -m stages.quantize base`."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import get_args
 
@@ -11,7 +12,7 @@ SEED = 0  # of the choice of calibration images
 
 
 def main() -> None:
-    """Read data/train.npz and the model, write its fp32 and its int8 ONNX file."""
+    """Read data/train.npz and the model, write its fp32 and its int8 ONNX file, and how the latter was calibrated."""
     params = load_params()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=get_args(Model))
@@ -21,27 +22,31 @@ def main() -> None:
 
     from stages.lib.checkpoint import load_model
     from stages.lib.data import read_images, split_validation
-    from stages.lib.quantization import export_onnx, quantize_onnx
+    from stages.lib.files import replacing
+    from stages.lib.quantization import choose_calibration, export_onnx
 
     fp32_path, int8_path = (Path(f"artifacts/{precision}/{name}.onnx") for precision in ("fp32", "int8"))
     images = read_images(Path("data/train.npz"))
-    train, _ = split_validation(images, per_class=params.data.val_per_class, seed=params.data.seed)
+    train, validation = split_validation(images, per_class=params.data.val_per_class, seed=params.data.seed)
     # At random, so spread over the classes; all of them where there are fewer than asked for.
-    chosen = np.random.default_rng(SEED).permutation(len(train))[: params.quantize.calibration_images]
+    chosen = np.random.default_rng(SEED).permutation(len(train))[: max(params.quantize.calibration_images)]
 
     print(f"exporting {name}", flush=True)
     export_onnx(load_model(Path(f"artifacts/models/{name}.safetensors")), fp32_path, classes=images.classes)
-    print(
-        f"quantizing {name}, calibrated on {len(chosen)} training images ({params.quantize.calibration_method})",
-        flush=True,
-    )
-    quantize_onnx(
+    print(f"quantizing {name}", flush=True)
+    facts = choose_calibration(
         fp32_path,
         int8_path,
         calibration=train.pixels[chosen],
-        method=params.quantize.calibration_method,
+        validation=validation,
+        methods=params.quantize.calibration_methods,
+        counts=params.quantize.calibration_images,
+        bias_correction=params.quantize.bias_correction,
         reduce_range=params.quantize.reduce_range,
     )
+    with replacing(Path(f"artifacts/quantization/{name}.json")) as output:
+        output.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    print(f"chosen: {facts['calibration_method']} of {facts['calibration_images']} images")
     print(", ".join(f"{path}: {path.stat().st_size / 1e6:.2f} MB" for path in (fp32_path, int8_path)))
 
 

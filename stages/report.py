@@ -8,11 +8,22 @@ from typing import TypeVar, get_args
 from pydantic import ValidationError
 
 from stages.lib.errors import one_line_errors
-from stages.lib.figures import draw_curves, draw_tradeoffs
+from stages.lib.figures import draw_channels, draw_curves, draw_tradeoffs
 from stages.lib.files import replacing
 from stages.lib.params import Params, Precision, load_params, variant_name
 from stages.lib.reporting import render_report
-from stages.lib.results import Accuracy, Epoch, Measured, Profile, Results, Training, Variant, metrics
+from stages.lib.results import (
+    Accuracy,
+    Compression,
+    Epoch,
+    Measured,
+    Profile,
+    Quantization,
+    Results,
+    Training,
+    Variant,
+    metrics,
+)
 
 File = TypeVar("File", bound=Measured)
 
@@ -50,6 +61,12 @@ def read_results(params: Params) -> Results:
         profile=profile,
         curves={model: read_curve(Path(f"reports/curves/{model}.csv")) for model in models},
         training={model: read(Path(f"artifacts/training/{model}.json"), Training) for model in models},
+        quantization={model: read(Path(f"artifacts/quantization/{model}.json"), Quantization) for model in models},
+        compression={
+            model: read(Path(f"artifacts/compressed/{model}.json"), Compression)
+            for model in models
+            if model in params.models.finetuned
+        },
     )
 
 
@@ -63,6 +80,8 @@ def main() -> None:
         "reports/report.md": render_report(results),
         "metrics.json": json.dumps(metrics(results.variants), indent=2) + "\n",
     }
+    if {"structured", "lowrank"} & set(results.compression):
+        outputs["reports/figures/channels.svg"] = draw_channels(results.compression)
     for name, text in outputs.items():
         with replacing(Path(name)) as path:
             path.write_text(text, encoding="utf-8")

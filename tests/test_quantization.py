@@ -52,9 +52,18 @@ def fp32_path(model: GoogLeNet, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-def quantized(fp32_path: Path, images: np.ndarray, *, method: str, reduce_range: bool = True) -> Path:
-    path = fp32_path.with_name(f"tiny-{method}-{reduce_range}.onnx")
-    quantize_onnx(fp32_path, path, calibration=images, method=method, reduce_range=reduce_range)  # type: ignore[arg-type]
+def quantized(
+    fp32_path: Path, images: np.ndarray, *, method: str, bias_correction: bool = False, reduce_range: bool = True
+) -> Path:
+    path = fp32_path.with_name(f"{fp32_path.stem}-{method}-{bias_correction}-{reduce_range}.onnx")
+    quantize_onnx(
+        fp32_path,
+        path,
+        calibration=images,
+        method=method,  # type: ignore[arg-type]
+        bias_correction=bias_correction,
+        reduce_range=reduce_range,
+    )
     return path
 
 

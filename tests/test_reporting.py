@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import yaml
 
 from stages import report
 from stages.lib.errors import one_line_errors
-from stages.lib.figures import draw_curves, draw_tradeoffs
+from stages.lib.figures import _spread, draw_channels, draw_curves, draw_tradeoffs
 from stages.lib.params import load_params
 from stages.lib.reporting import render_report
 from stages.lib.results import Accuracy, Cost, Epoch, Results, Variant
 from stages.lib.wording import duration, error_verdict, latency_verdict, listed, significant, size_verdict
 
 ROOT = Path(__file__).parents[1]
-MODELS = ("base", "structured", "unstructured")
+MODELS = ("base", "structured", "unstructured", "lowrank", "distilled")
+ALONE = {"reported": ["base"], "pruned": [], "finetuned": [], "packed": []}
 METRICS = [
     "top1_error_pct",
     "top5_error_pct",
@@ -32,9 +34,15 @@ METRICS = [
     "latency_cpu_ms",
     "memory_mb",
 ]
-ERRORS = {"base": 22.914, "structured": 24.377, "unstructured": 23.1}
-LATENCIES = {"base": 6.6123, "structured": 5.0456, "unstructured": 6.5412}
-PARAMETERS = {"base": 6_402_564, "structured": 4_089_523, "unstructured": 6_402_564}
+ERRORS = {"base": 22.914, "structured": 24.377, "unstructured": 23.1, "lowrank": 23.4, "distilled": 24.9}
+LATENCIES = {"base": 6.6123, "structured": 5.0456, "unstructured": 6.5412, "lowrank": 5.3, "distilled": 2.4}
+PARAMETERS = {
+    "base": 6_402_564,
+    "structured": 4_089_523,
+    "unstructured": 6_402_564,
+    "lowrank": 4_500_000,
+    "distilled": 830_000,
+}
 MACHINE = {
     "cpu": "Example CPU @ 2 GHz",
     "physical_cores": 2,
@@ -55,11 +63,13 @@ PRESET = (ROOT / "presets" / "demo.yaml").read_text(encoding="utf-8")
 
 def cost(model: str, *, int8: bool = False) -> dict[str, Any]:
     latency = LATENCIES[model] / (1.9 if int8 else 1)
+    onnx_bytes = PARAMETERS[model] * (1 if int8 else 4) + 80_000
     return {
         "num_parameters": PARAMETERS[model],
         "num_nonzero_parameters": 1_350_123 if model == "unstructured" else PARAMETERS[model],
         "macs": 341_000_000 if model == "structured" else 531_000_000,
-        "file_bytes": PARAMETERS[model] * (1 if int8 else 4) + 80_000,
+        "onnx_bytes": onnx_bytes,
+        "file_bytes": onnx_bytes * 23 // 100 if model == "unstructured" else onnx_bytes,
         "latency_cpu_ms": latency,
         "latency_cpu_p5_ms": 0.97 * latency,
         "latency_cpu_p95_ms": 1.08 * latency,
@@ -87,6 +97,12 @@ def change(path: str, **values: Any) -> None:
     write_json(Path(path), json.loads(Path(path).read_text(encoding="utf-8")) | values)
 
 
+def change_cost(name: str, **values: Any) -> None:
+    path = "artifacts/profile.json"
+    variants = json.loads(Path(path).read_text(encoding="utf-8"))["variants"]
+    change(path, variants=variants | {name: variants[name] | values})
+
+
 def change_params(section: str, **values: Any) -> None:
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     params[section] |= values
@@ -102,7 +118,7 @@ def write_curve(model: str, *, num_epochs: int) -> None:
         if model != "base":
             writer.writerow((0, None, 85.13, 0.0, None))
         for epoch in range(1, num_epochs + 1):
-            end = {"base": 22.4, "structured": 24.9, "unstructured": 23.3}[model]
+            end = {"base": 22.4, "structured": 24.9}.get(model, 23.3)
             share = epoch / num_epochs
             writer.writerow((epoch, round(4.6 - 3.5 * share, 4), round(95 - (95 - end) * share**0.3, 2), 0.1, 612.5))
 
@@ -121,6 +137,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         facts = {"seconds": 4321.0, "num_train_images": 45_000, "num_val_images": 5000, "device": "CPU, 2 threads"}
         write_json(Path(f"artifacts/training/{model}.json"), facts | {"precision": "fp32", "torch": "2.14.1"})
         write_curve(model, num_epochs=12 if model == "base" else 4)
+        candidates = [{"method": name, "images": 256, "val_error_pct": 23.1} for name in ("minmax", "percentile")]
+        chosen = {"calibration_method": "percentile", "calibration_images": 256, "bias_correction": True}
+        errors = {"val_error_pct": 23.1, "fp32_val_error_pct": 22.8, "candidates": candidates}
+        write_json(Path(f"artifacts/quantization/{model}.json"), chosen | errors)
+        ranks = [0, 16, 24] * 22 + [0] if model == "lowrank" else []
+        widths = [51 if model == "structured" else 64] * 66
+        shape = {"widths": widths, "base_widths": [64] * 66, "ranks": ranks}
+        write_json(Path(f"artifacts/compressed/{model}.json"), shape)
     profile = {"machine": MACHINE, "rounds": 10, "calls_per_round": 20, "variants": variants}
     write_json(Path("artifacts/profile.json"), profile | {"eager": {model: eager(model) for model in MODELS}})
 
@@ -143,7 +167,7 @@ def test_the_stage_writes_metrics_report_and_figures() -> None:
     report.main()
     text = Path("reports/report.md").read_text(encoding="utf-8")
     images = re.findall(r"!\[.+\]\((.+)\)", text)
-    assert len(images) == 2
+    assert len(images) == 3
     for image in images:
         assert "<svg" in Path("reports", image).read_text(encoding="utf-8")
     assert list(json.loads(Path("metrics.json").read_text(encoding="utf-8"))) == [
@@ -171,12 +195,12 @@ def test_every_variant_has_the_same_metrics_in_two_significant_digits() -> None:
 
 
 def test_base_comes_first_whatever_the_order_of_the_parameters() -> None:
-    change_params("models", reported=["structured", "base"])
+    change_params("models", reported=["structured", "base"], packed=[])
     assert [each.name for each in results().variants] == ["base", "base-int8", "structured", "structured-int8"]
 
 
 def test_a_model_left_out_of_the_parameters_is_left_out_of_the_report() -> None:
-    change_params("models", reported=["base", "structured"])
+    change_params("models", reported=["base", "structured"], packed=[])
     Path("reports/curves/unstructured.csv").unlink()
     text = render_report(results())
     assert "structured, original" in text
@@ -184,7 +208,7 @@ def test_a_model_left_out_of_the_parameters_is_left_out_of_the_report() -> None:
 
 
 def test_base_alone_makes_a_report() -> None:
-    change_params("models", reported=["base"], pruned=[])
+    change_params("models", **ALONE)
     report.main()
     assert "of fine-tuning, on" not in Path("reports/report.md").read_text(encoding="utf-8")
 
@@ -205,7 +229,7 @@ def test_a_small_budget_is_said_up_front(data: dict[str, Any], epochs: int, is_s
     first = render_report(results()).split("\n\n")[1]
     assert ("small budget" in first) == is_small
     if is_small:
-        assert f"{epochs} epochs of training and 4 of fine-tuning, on 45,000 images" in first
+        assert f"{epochs} epochs of training, 4 of fine-tuning and 8 of distillation, on 45,000 images" in first
 
 
 @pytest.mark.parametrize(
@@ -272,9 +296,12 @@ def test_numbers_have_the_digits_that_they_deserve() -> None:
 
 
 def test_a_method_that_gains_nothing_is_said_to_lose() -> None:
+    change_params("models", packed=[])
+    for name in ("unstructured", "unstructured-int8"):
+        change_cost(name, file_bytes=cost("unstructured", int8=name.endswith("int8"))["onnx_bytes"])
     text = render_report(results())
     assert "So it loses to `base`" in paragraph(text, "unstructured")
-    assert "multiplies by them all the same" in paragraph(text, "unstructured")
+    assert "stores the zeros densely" in paragraph(text, "unstructured")
     assert "loses to" not in paragraph(text, "structured")
 
 
@@ -289,6 +316,7 @@ def test_the_validation_error_before_and_after_fine_tuning_is_told() -> None:
 def test_the_teacher_of_fine_tuning_is_told(loss: str, told: str | None) -> None:
     distillation = yaml.safe_load(PRESET)["finetune"]["distillation"] | {"loss": loss}
     change_params("finetune", distillation=distillation)
+    change_params("models", reported=["base", "structured"], packed=[])
     text = render_report(results())
     assert ("`base` as its teacher" in text) is (told is not None)
     assert told is None or told in text
@@ -354,6 +382,7 @@ def test_figures_are_the_same_bytes_each_time() -> None:
     measured = results()
     assert draw_curves(measured.curves) == draw_curves(measured.curves)
     assert draw_tradeoffs(measured.variants) == draw_tradeoffs(measured.variants)
+    assert draw_channels(measured.compression) == draw_channels(measured.compression)
 
 
 def test_a_curve_without_fine_tuning_is_drawn() -> None:
@@ -364,3 +393,173 @@ def test_the_stage_imports_no_torch() -> None:
     code = "import sys; from stages import report; report.main(); sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+
+
+def rows_of_promises(text: str) -> dict[str, list[str]]:
+    """Goal to measured figure and verdict, of the table of goals."""
+    section = text.split("## Promises")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
+    return {goal: rest for goal, *rest in rows[2:]}
+
+
+def promise(start: str) -> list[str]:
+    return next(row for goal, row in rows_of_promises(render_report(results())).items() if goal.startswith(start))
+
+
+def set_error(name: str, error: float) -> None:
+    change(f"artifacts/evaluation/{name}.json", top1_error_pct=error)
+
+
+@pytest.fixture
+def cifar() -> None:
+    change_params("data", name="cifar100", val_per_class=50)
+
+
+@pytest.mark.usefixtures("cifar")
+@pytest.mark.parametrize(
+    ("start", "changed", "met", "missed", "verdict"),
+    [
+        ("`base`: at most 19.5 %", "base-fp32", 19.5, 25.0, "no, by 5.50 %"),
+        ("`structured`, with 20 %", "structured-fp32", 22.9, 23.3, "no, by 0.39 points, within noise"),
+        ("`structured`, with 20 %", "structured-fp32", 22.0, 26.0, "no, by 3.09 points"),
+        ("`unstructured`, with 80 %", "unstructured-fp32", 23.41, 26.41, "no, by 3.00 points"),
+        ("`base-int8`: error within", "base-int8", 23.11, 23.12, "no, by 0.01 points, within noise"),
+        ("`lowrank-int8`: error within", "lowrank-int8", 23.6, 30.0, "no, by 6.40 points"),
+        ("`distilled-int8`: at most 22.96 %", "distilled-int8", 22.96, 22.97, "no, by 0.01 %, within noise"),
+    ],
+)
+def test_a_goal_for_an_error_is_met_or_missed(
+    start: str, changed: str, met: float, missed: float, verdict: str
+) -> None:
+    set_error(changed, met)
+    assert promise(start)[1] == "yes"
+    set_error(changed, missed)
+    assert promise(start)[1] == verdict
+
+
+@pytest.mark.parametrize(
+    ("start", "name", "met", "missed"),
+    [
+        ("`unstructured`: file at least 4 times", "unstructured", {"file_bytes": 6_400_000}, {"file_bytes": 6_500_000}),
+        ("`base-int8`: file at least 3.8", "base-int8", {"file_bytes": 6_700_000}, {"file_bytes": 6_800_000}),
+        ("`structured-int8`: file at least 3.7", "structured-int8", {}, {"file_bytes": 4_600_000}),
+        ("`base-int8`: at least 1.7 times", "base-int8", {}, {"latency_cpu_ms": 4.5}),
+        ("`distilled-int8`: a file of", "distilled-int8", {"file_bytes": 1_000_000}, {"file_bytes": 1_000_001}),
+        ("`distilled-int8`: at least 10 times", "distilled-int8", {"latency_cpu_ms": 1.9}, {"latency_cpu_ms": 3.0}),
+    ],
+)
+def test_a_goal_for_size_or_speed_is_met_or_missed(
+    start: str, name: str, met: dict[str, Any], missed: dict[str, Any]
+) -> None:
+    change_cost(name, **met)
+    assert promise(start)[1] == "yes"
+    change_cost(name, **missed)
+    assert promise(start)[1].startswith("no, by ")
+
+
+@pytest.mark.usefixtures("cifar")
+def test_each_missed_goal_has_a_cause_and_a_met_one_has_none() -> None:
+    section = render_report(results()).split("## Promises")[1].split("\n## ")[0]
+    causes = [line for line in section.splitlines() if line.startswith("- ")]
+    verdicts = {goal: row[1] for goal, row in rows_of_promises(render_report(results())).items()}
+    missed = [goal for goal, verdict in verdicts.items() if verdict != "yes"]
+    assert 0 < len(missed) < len(verdicts)
+    assert [line.startswith(f"- {goal}: ") for line, goal in zip(causes, missed, strict=True)] == [True] * len(missed)
+
+
+def test_goals_for_errors_are_left_out_on_other_images() -> None:
+    text = render_report(results())
+    assert not any("error" in goal for goal in rows_of_promises(text))
+    assert "The goals for errors are for CIFAR-100" in text
+
+
+@pytest.mark.usefixtures("cifar")
+def test_goals_of_models_that_were_not_made_are_left_out() -> None:
+    change_params("models", reported=["base", "structured"], packed=[])
+    goals = rows_of_promises(render_report(results()))
+    assert not any(name in goal for goal in goals for name in ("unstructured", "lowrank", "distilled"))
+    assert any("`structured`, with" in goal for goal in goals)
+
+
+@pytest.mark.usefixtures("cifar")
+def test_a_goal_is_left_out_with_a_note_where_pruning_was_set_otherwise() -> None:
+    change_params("prune", ratio=0.3)
+    text = render_report(results())
+    assert not any("`structured`, with" in goal for goal in rows_of_promises(text))
+    assert "this run had 0.3" in text
+
+
+def test_low_rank_and_distillation_are_described_by_their_numbers() -> None:
+    text = render_report(results())
+    assert "has 44 of its 67 layers replaced by two thinner ones each" in paragraph(text, "lowrank")
+    assert "4,500,000 of 6,402,564 parameters" in paragraph(text, "lowrank")
+    assert "0.6 times the channels of `base`" in paragraph(text, "distilled")
+    assert "the channels of `base` of largest norm" in paragraph(text, "distilled")
+
+
+def test_a_student_from_scratch_has_no_error_before_distillation() -> None:
+    path = Path("reports/curves/distilled.csv")
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join([lines[0], *lines[2:]]), encoding="utf-8")
+    change_params("distill", start="scratch")
+    told = paragraph(render_report(results()), "distilled")
+    assert "random weights" in told
+    assert "its error was 23.30 % after 4 epochs of distillation" in told
+
+
+@pytest.mark.parametrize(
+    ("values", "told", "source"),
+    [
+        ({"scope": "global", "max_ratio": 0.6}, "at most 60 % of a layer's", None),
+        ({"importance": "taylor"}, "estimated from its gradients", "1906.10771"),
+        ({"importance": "bn_scale"}, "of smallest scale", "1708.06519"),
+        ({"sparsify_epochs": 3}, "after 3 epochs of training that draw", "1708.06519"),
+        ({"steps": 4, "step_epochs": 2}, "in 4 steps with 2 epochs of fine-tuning", None),
+    ],
+)
+def test_the_way_of_structured_pruning_is_told(values: dict[str, Any], told: str, source: str | None) -> None:
+    assert told not in render_report(results())
+    if source:
+        assert source not in render_report(results())
+    change_params("prune", **values)
+    text = render_report(results())
+    assert told in paragraph(text, "structured")
+    if source:
+        assert source in text
+
+
+def test_a_rising_sparsity_is_told_with_its_source() -> None:
+    assert "1710.01878" not in render_report(results())
+    change_params("prune", start_sparsity=0.5)
+    text = render_report(results())
+    assert "pruning took 50 %" in paragraph(text, "unstructured")
+    assert "before fine-tuning (at 50 % zeros)" in paragraph(text, "unstructured")
+    assert "1710.01878" in text
+
+
+def test_a_packed_file_is_what_counts_beside_its_plain_size() -> None:
+    text = render_report(results())
+    assert "It ships as a packed file" in paragraph(text, "unstructured")
+    assert "25.7 MB, 4.35 times as large" in paragraph(text, "unstructured")
+    assert "MB packed" in next(line for line in text.splitlines() if line.startswith("| File size"))
+
+
+def test_the_choice_of_calibration_is_told() -> None:
+    told = paragraph(render_report(results()), "base-int8")
+    assert "256 training images (percentile), the best of 2 calibrations on the validation images" in told
+    assert "make up for the mean error" in told
+
+
+@pytest.mark.parametrize(("vnni", "told"), [(True, "CPU with VNNI; in this run"), (False, "CPU without VNNI; in")])
+def test_cpus_that_were_not_run_are_named(vnni: bool, told: str) -> None:
+    change("artifacts/profile.json", machine=MACHINE | {"avx512_vnni": vnni})
+    text = render_report(results())
+    assert told in text
+    assert "no ARM CPU" in text
+
+
+def test_names_of_points_are_moved_apart_and_stay_inside() -> None:
+    spread = _spread([0.1, 0.11, 0.9, 0.95, 0.96, 0.97])
+    assert spread[0] == 0.1
+    assert min(b - a for a, b in pairwise(spread)) > 0.069
+    assert spread[-1] < 1

@@ -8,17 +8,19 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stages.lib.results import Epoch, Variant
+from stages.lib.results import Compression, Epoch, Variant
 from stages.lib.wording import standard_error_pct
 
-LABEL_SPACING = 0.075  # of the height of the axes
+LABEL_SPACING = 0.07  # of the height of the axes
+LABEL_DISTANCE = 0.05  # of the width of the axes, from the point to its name
 FEW_EPOCHS = 30  # up to here each epoch gets a dot, so that a single one can be seen
 
 
 def draw_curves(curves: Mapping[str, Sequence[Epoch]]) -> str:
-    """Validation error and training loss by epoch: one row for `base`, one for the fine-tuned models."""
+    """Validation error and training loss by epoch: a row each for `base`, the fine-tuned models and the student."""
     colors = _colors(curves)
-    rows = {"Training": ["base"], "Fine-tuning": [model for model in curves if model != "base"]}
+    others = [model for model in curves if model not in ("base", "distilled")]
+    rows = {"Training": ["base"], "Fine-tuning": others, "Distillation": [m for m in curves if m == "distilled"]}
     rows = {title: models for title, models in rows.items() if models}
     figure = Figure(figsize=(9, 3.2 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 2, squeeze=False)
@@ -41,6 +43,28 @@ def draw_curves(curves: Mapping[str, Sequence[Epoch]]) -> str:
     return _svg(figure)
 
 
+def draw_channels(compression: Mapping[str, Compression]) -> str:
+    """Channels kept of each convolution, against the base's, and the ranks of the factorized layers."""
+    panels: list[tuple[str, str, Sequence[int], Sequence[int]]] = []
+    if "structured" in compression:
+        shape = compression["structured"]
+        panels.append(("structured: output channels", "kept", shape.widths, shape.base_widths))
+    if "lowrank" in compression:
+        shape = compression["lowrank"]
+        ranks = shape.ranks[: len(shape.widths)] or [0] * len(shape.widths)  # without the linear layer
+        panels.append(("lowrank: ranks beside output channels", "rank", ranks, shape.widths))
+    figure = Figure(figsize=(9, 2.8 * len(panels)), layout="constrained")
+    for axes, (title, label, kept, before) in zip(
+        figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True
+    ):
+        layers = range(1, len(before) + 1)
+        axes.bar(layers, before, color="0.85", width=0.9, label="output channels of base")
+        axes.bar(layers, kept, color="C1", width=0.6, label=label)
+        axes.set(title=title, xlabel="convolution, in forward order", ylabel="channels", xlim=(0, len(before) + 1))
+        axes.legend(fontsize="small")
+    return _svg(figure)
+
+
 def draw_tradeoffs(variants: Sequence[Variant]) -> str:
     """Top-1 error of every variant against its file size and its latency; bars are one standard error."""
     colors = _colors(variant.model for variant in variants)
@@ -48,7 +72,7 @@ def draw_tradeoffs(variants: Sequence[Variant]) -> str:
         "file, MB": lambda variant: variant.cost.file_bytes / 1e6,
         "latency of one image, ms": lambda variant: variant.cost.latency_cpu_ms,
     }
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     panels = figure.subplots(1, len(costs), sharey=True)
     for axes, (label, cost) in zip(panels, costs.items(), strict=True):
         for variant in variants:
@@ -71,23 +95,38 @@ def draw_tradeoffs(variants: Sequence[Variant]) -> str:
 
 
 def _label(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
-    """Name each point on the side with more room, pushing names up where they would overlap."""
+    """Name each point on the side with more room, moving names apart where they would overlap."""
     to_fraction = axes.transData + axes.transAxes.inverted()
-    heights = {"left": -1.0, "right": -1.0}  # of the last name on each side
-    for x, y, name in sorted(points, key=lambda point: point[1]):
+    sides: dict[str, list[tuple[float, float, tuple[float, float], str]]] = {"left": [], "right": []}
+    for x, y, name in points:
         across, height = to_fraction.transform((x, y))
-        side = "right" if across < 0.5 else "left"
-        heights[side] = max(height, heights[side] + LABEL_SPACING)
-        axes.annotate(
-            name,
-            (x, y),
-            (across + (0.04 if side == "right" else -0.04), heights[side]),
-            textcoords="axes fraction",
-            ha="left" if side == "right" else "right",
-            va="center",
-            fontsize="small",
-            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6},
-        )
+        sides["right" if across < 0.5 else "left"].append((height, across, (x, y), name))
+    for side, labels in sides.items():
+        labels.sort()
+        heights = _spread([height for height, *_ in labels])
+        for height, (_, across, point, name) in zip(heights, labels, strict=True):
+            axes.annotate(
+                name,
+                point,
+                (across + (LABEL_DISTANCE if side == "right" else -LABEL_DISTANCE), height),
+                textcoords="axes fraction",
+                ha="left" if side == "right" else "right",
+                va="center",
+                fontsize="small",
+                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6},
+            )
+
+
+def _spread(heights: Sequence[float]) -> list[float]:
+    """Rising heights moved apart by `LABEL_SPACING`: first up, and then down from the top of the axes."""
+    spread: list[float] = []
+    for height in heights:
+        spread.append(max(height, spread[-1] + LABEL_SPACING) if spread else height)
+    top = 1 - LABEL_SPACING / 2
+    for index in reversed(range(len(spread))):
+        spread[index] = min(spread[index], top)
+        top = spread[index] - LABEL_SPACING
+    return spread
 
 
 def _colors(models: Any) -> dict[str, str]:

@@ -6,22 +6,19 @@ CVPR 2018, as ONNX Runtime implements it.
 
 import contextlib
 import copy
-import io
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 import torch
 from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
     QuantFormat,
     QuantType,
-    create_calibrator,
+    TensorsData,
     quant_pre_process,
     quantize_static,
     save_tensors_data,
@@ -29,22 +26,16 @@ from onnxruntime.quantization import (
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from stages.lib.calibration import INT8_OPERATORS, activation_ranges, correct_biases
+from stages.lib.data import Images
 from stages.lib.files import replacing
 from stages.lib.googlenet import ConvBN, GoogLeNet
+from stages.lib.inference import classify, error_pct, open_session
+
+Method = Literal["minmax", "percentile", "entropy"]
 
 OPSET = 18  # the oldest that the exporter writes without converting, read by ONNX Runtime since 1.14
-
-# From here to the linear layer everything is int8, without a way back to float between. Cast, normalization and the
-# mean stay in float: they are cheap, and their inputs need the precision.
-INT8_OPERATORS = ["Conv", "Relu", "MaxPool", "Concat", "Gemm"]
-
-# ONNX Runtime's own 128 bins leave entropy no threshold to choose. Its time grows with the square of their number.
-CALIBRATORS: dict[str, tuple[CalibrationMethod, dict[str, int]]] = {
-    "minmax": (CalibrationMethod.MinMax, {}),
-    "percentile": (CalibrationMethod.Percentile, {}),
-    "entropy": (CalibrationMethod.Entropy, {"num_bins": 512}),
-}
-CALIBRATION_BATCH = 16  # all activations of a batch are in memory: half a GB for the full net
+VALIDATION_BATCH = 100
 
 
 class FromImages(nn.Module):
@@ -58,18 +49,6 @@ class FromImages(nn.Module):
         """From uint8 (N, 32, 32, 3) to logits (N, num_classes)."""
         logits: Tensor = self.model(images.permute(0, 3, 1, 2).float() / 255)
         return logits
-
-
-class Batches(CalibrationDataReader):  # type: ignore[misc]  # untyped base
-    """Calibration images one batch at a time."""
-
-    def __init__(self, *batches: np.ndarray) -> None:
-        self._batches = iter(batches)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch by the name of the model's input, None at the end."""
-        batch = next(self._batches, None)
-        return None if batch is None else {"images": batch}
 
 
 def export_onnx(model: GoogLeNet, path: Path, *, classes: Sequence[str]) -> None:
@@ -95,7 +74,9 @@ def export_onnx(model: GoogLeNet, path: Path, *, classes: Sequence[str]) -> None
         verbose=False,
     )
     assert program is not None
-    _write(program.model_proto, path, classes=json.dumps(list(classes)))
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {"classes": json.dumps(list(classes))})
+    _write(proto, path)
 
 
 def quantize_onnx(
@@ -103,7 +84,8 @@ def quantize_onnx(
     int8_path: Path,
     *,
     calibration: np.ndarray,
-    method: Literal["minmax", "percentile", "entropy"],
+    method: Method,
+    bias_correction: bool,
     reduce_range: bool,
 ) -> None:
     """Quantize what `export_onnx` wrote: int8 weights per output channel, uint8 activations per tensor.
@@ -114,30 +96,93 @@ def quantize_onnx(
     Args:
         calibration: Images that set the range of each activation, uint8 (N, 32, 32, 3), N at least 1.
         method: The range is all values, all but rare ones, or the one that loses the least information.
+        bias_correction: Make up in the biases for the mean error of rounded weights on these images.
         reduce_range: Use 7 bits for weights. CPUs without VNNI add pairs of products in 16 bits, which overflow else.
     """
-    calibration_method, options = CALIBRATORS[method]
-    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):  # calibrators print
-        prepared, ranges, int8 = (Path(name) / file for file in ("prepared.onnx", "ranges.json", "int8.onnx"))
+    with _prepared(fp32_path) as prepared:
+        for _, ranges in activation_ranges(prepared, calibration, counts=[len(calibration)], method=method):
+            images = calibration if bias_correction else None
+            _write(_quantized(prepared, ranges, bias_images=images, reduce_range=reduce_range), int8_path)
+
+
+def choose_calibration(
+    fp32_path: Path,
+    int8_path: Path,
+    *,
+    calibration: np.ndarray,
+    validation: Images,
+    methods: Sequence[Method],
+    counts: Sequence[int],
+    bias_correction: bool,
+    reduce_range: bool,
+) -> dict[str, Any]:
+    """Quantize as `quantize_onnx` does, in several ways, and write what errs least on the validation images.
+
+    Of equally good ones it is that with the fewest calibration images, then that with the first method.
+
+    Args:
+        calibration: Images in random order, uint8 (N, 32, 32, 3); of these the first ones are used.
+        methods: Each is tried with each of `counts`.
+        counts: Numbers of calibration images; N stands for those above it.
+
+    Returns:
+        `calibration_method`, `calibration_images`, `bias_correction` and `val_error_pct` of the written model,
+        `fp32_val_error_pct`, and `candidates`: `method`, `images` and `val_error_pct` of each that was tried.
+    """
+    counts = sorted({min(count, len(calibration)) for count in counts})
+    fp32_error = _error_pct(fp32_path, validation)
+    print(f"fp32: validation error {fp32_error:.2f} %", flush=True)
+    candidates: list[dict[str, Any]] = []
+    best: tuple[float, int, int] | None = None
+    with _prepared(fp32_path) as prepared:
+        for rank, method in enumerate(methods):
+            for count, ranges in activation_ranges(prepared, calibration, counts=counts, method=method):
+                candidate = prepared.with_name("candidate.onnx")
+                images = calibration[:count] if bias_correction else None
+                quantized = _quantized(prepared, ranges, bias_images=images, reduce_range=reduce_range)
+                _write(quantized, candidate)
+                error = _error_pct(candidate, validation)
+                print(f"int8, {method} of {count} images: validation error {error:.2f} %", flush=True)
+                candidates.append({"method": method, "images": count, "val_error_pct": error})
+                if best is None or (error, count, rank) < best:
+                    best = (error, count, rank)
+                    winner = quantized
+    assert best is not None
+    _write(winner, int8_path)
+    return {
+        "calibration_method": methods[best[2]],
+        "calibration_images": best[1],
+        "bias_correction": bias_correction,
+        "val_error_pct": best[0],
+        "fp32_val_error_pct": fp32_error,
+        "candidates": candidates,
+    }
+
+
+@contextlib.contextmanager
+def _prepared(fp32_path: Path) -> Iterator[Path]:
+    """A copy of the model in a temporary folder, with the shapes that quantization needs."""
+    with tempfile.TemporaryDirectory() as name:
+        prepared = Path(name) / "prepared.onnx"
         quant_pre_process(fp32_path, prepared, skip_optimization=True, skip_symbolic_shape=True)  # only shapes lack
-        calibrator = create_calibrator(
-            prepared,
-            INT8_OPERATORS,
-            augmented_model_path=str(Path(name) / "augmented.onnx"),
-            calibrate_method=calibration_method,
-            extra_options=options,
-        )
-        # A call for each batch: within a call all activations are kept (and CalibMaxIntermediateOutputs drops batches
-        # before it has read their ranges, in ONNX Runtime 1.32).
-        for start in range(0, len(calibration), CALIBRATION_BATCH):
-            calibrator.collect_data(Batches(calibration[start : start + CALIBRATION_BATCH]))
-        save_tensors_data(calibrator.compute_data(), ranges)
+        yield prepared
+
+
+def _quantized(
+    prepared: Path, ranges: TensorsData, *, bias_images: np.ndarray | None, reduce_range: bool
+) -> onnx.ModelProto:
+    """Quantize with these ranges of the activations, and with biases corrected on `bias_images` if there are any."""
+    source, cache, int8 = (prepared.with_name(file) for file in ("source.onnx", "ranges.json", "int8.onnx"))
+    save_tensors_data(ranges, cache)
+
+    def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
+        onnx.save(model, source)
         quantize_static(
-            prepared,
+            source,
             int8,
             None,
-            calibration_cache_path=ranges,
-            calibrate_method=calibration_method,
+            calibration_cache_path=cache,
+            calibrate_method=ranges.calibration_method,
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=INT8_OPERATORS,
             per_channel=True,
@@ -147,8 +192,16 @@ def quantize_onnx(
             # Logits of 8 bits would tie.
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
         )
-        quantized = onnx.load(int8)
-    _write(quantized, int8_path, classes=_metadata(quantized)["classes"])
+        return onnx.load(int8)
+
+    model = onnx.load(prepared)
+    first = quantized(model)
+    return first if bias_images is None else quantized(correct_biases(model, first, bias_images))
+
+
+def _error_pct(path: Path, images: Images) -> float:
+    logits = classify(open_session(path, threads=0), images.pixels, batch_size=VALIDATION_BATCH)
+    return error_pct(logits, images.labels, top=1)
 
 
 def _folded(model: GoogLeNet) -> GoogLeNet:
@@ -156,10 +209,15 @@ def _folded(model: GoogLeNet) -> GoogLeNet:
     folded = copy.deepcopy(model).cpu().eval()
     for module in folded.modules():
         if isinstance(module, ConvBN):
-            convolution, normalization = module[0], module[1]
-            assert isinstance(convolution, nn.Conv2d) and isinstance(normalization, nn.BatchNorm2d)
-            module[0] = fuse_conv_bn_eval(convolution, normalization)
+            convolution, normalization = module.last_convolution, module[1]
+            assert isinstance(normalization, nn.BatchNorm2d)
+            fused = fuse_conv_bn_eval(convolution, normalization)
+            convolution.weight, convolution.bias = fused.weight, fused.bias
             module[1] = nn.Identity()
+    for module in folded.modules():
+        # A linear layer without a bias would become a MatMul, left in float; and corrections need a place.
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is None:
+            module.bias = nn.Parameter(torch.zeros(len(module.weight)))
     return folded
 
 
@@ -167,8 +225,9 @@ def _metadata(proto: onnx.ModelProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in proto.metadata_props}
 
 
-def _write(proto: onnx.ModelProto, path: Path, *, classes: str) -> None:
+def _write(proto: onnx.ModelProto, path: Path) -> None:
     """Check and write a model without what the tools note in it: source paths of this machine, and more."""
+    classes = _metadata(proto)["classes"]
     graph = proto.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")

@@ -31,7 +31,8 @@ class Cost(Measured):
     num_parameters: int
     num_nonzero_parameters: int
     macs: int
-    file_bytes: int = Field(gt=0)
+    onnx_bytes: int = Field(gt=0, description="The plain ONNX file")
+    file_bytes: int = Field(gt=0, description="What ships: the packed file of a sparse model, the ONNX file otherwise")
     latency_cpu_ms: float = Field(gt=0)
     latency_cpu_p5_ms: float
     latency_cpu_p95_ms: float
@@ -87,6 +88,33 @@ class Training(Measured):
     num_val_images: int
 
 
+class Candidate(Measured):
+    """A calibration of the int8 model that was tried."""
+
+    method: str
+    images: int
+    val_error_pct: float
+
+
+class Quantization(Measured):
+    """`artifacts/quantization/<model>.json`: the calibration that was chosen on the validation images, and how."""
+
+    calibration_method: str
+    calibration_images: int
+    bias_correction: bool
+    val_error_pct: float
+    fp32_val_error_pct: float
+    candidates: list[Candidate] = Field(min_length=1)
+
+
+class Compression(Measured):
+    """`artifacts/compressed/<model>.json`: the shape of a pruned or factorized model beside that of the base."""
+
+    widths: list[int] = Field(description="Output channels of each convolution, in forward order")
+    base_widths: list[int]
+    ranks: list[int] = Field(description="Of each convolution and the linear layer, 0 for whole; empty for all whole")
+
+
 class Epoch(Measured):
     """A row of `reports/curves/<model>.csv`; epoch 0 is the model before its first step."""
 
@@ -112,8 +140,10 @@ class Results:
 
     Attributes:
         variants: `base` first, each model's int8 variant after its fp32 one.
-        curves: Epochs of the training of `base` and of the fine-tuning of each other model.
+        curves: Epochs of the training of `base` and of the fine-tuning or distillation of each other model.
         training: What these took.
+        quantization: How the int8 variant of each model was calibrated.
+        compression: Widths and ranks of each pruned or factorized model.
     """
 
     params: Params
@@ -121,6 +151,8 @@ class Results:
     profile: Profile
     curves: dict[str, list[Epoch]]
     training: dict[str, Training]
+    quantization: dict[str, Quantization]
+    compression: dict[str, Compression]
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -1,0 +1,138 @@
+"""What static quantization measures on images: the range of each activation, and the mean error of rounded weights."""
+
+import contextlib
+import copy
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, TensorsData, create_calibrator
+
+# From here to the linear layer everything is int8, without a way back to float between. Cast, normalization and the
+# mean stay in float: they are cheap, and their inputs need the precision.
+INT8_OPERATORS = ["Conv", "Relu", "MaxPool", "Concat", "Gemm"]
+
+# ONNX Runtime's own 128 bins leave entropy no threshold to choose. Its time grows with the square of their number.
+CALIBRATORS: dict[str, tuple[CalibrationMethod, dict[str, int]]] = {
+    "minmax": (CalibrationMethod.MinMax, {}),
+    "percentile": (CalibrationMethod.Percentile, {}),
+    "entropy": (CalibrationMethod.Entropy, {"num_bins": 512}),
+}
+CALIBRATION_BATCH = 16  # all activations of a batch are in memory: half a GB for the full net
+
+
+class Batches(CalibrationDataReader):  # type: ignore[misc]  # untyped base
+    """Calibration images one batch at a time."""
+
+    def __init__(self, *batches: np.ndarray) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next batch by the name of the model's input, None at the end."""
+        batch = next(self._batches, None)
+        return None if batch is None else {"images": batch}
+
+
+def activation_ranges(
+    path: Path, images: np.ndarray, *, counts: Sequence[int], method: str
+) -> Iterator[tuple[int, TensorsData]]:
+    """Measure the range of each activation on the first images, and again on more of them.
+
+    Args:
+        path: The fp32 model, with the shapes of its activations.
+        images: uint8 (N, 32, 32, 3).
+        counts: Numbers of images, rising, from 1 to N.
+        method: A key of `CALIBRATORS`.
+
+    Yields:
+        A number of images, and the ranges on that many.
+    """
+    calibration_method, options = CALIBRATORS[method]
+    with tempfile.TemporaryDirectory() as name:
+        calibrator = create_calibrator(
+            path,
+            INT8_OPERATORS,
+            augmented_model_path=str(Path(name) / "augmented.onnx"),
+            calibrate_method=calibration_method,
+            extra_options=options,
+        )
+        done = 0
+        for count in counts:
+            with contextlib.redirect_stdout(io.StringIO()):  # calibrators print
+                # A call for each batch: within a call all activations are kept (and CalibMaxIntermediateOutputs drops
+                # batches before it has read their ranges, in ONNX Runtime 1.32).
+                for start in range(done, count, CALIBRATION_BATCH):
+                    batch = images[start : min(start + CALIBRATION_BATCH, count)]
+                    calibrator.collect_data(Batches(batch))
+                # A copy: the calibrator goes on with what it gives.
+                ranges = copy.deepcopy(calibrator.compute_data())
+            done = count
+            yield count, ranges
+
+
+def correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
+    """Make up in the biases of `model` for what its outputs lose on average when the weights are rounded.
+
+    Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, equation 17: the
+    mean of (W - rounded W) x over the inputs x of a layer, for each output channel. Here x are the activations of the
+    fp32 model on images, where they are derived from batch normalization there; so zero padding counts too.
+
+    Args:
+        model: The fp32 model; each Conv and Gemm has a bias of its own.
+        quantized: The same, quantized by `quantize_static` in QDQ format, with weights int8 per output channel.
+        images: uint8 (N, 32, 32, 3), N at least 1.
+
+    Returns:
+        A copy of `model` with other biases.
+    """
+    corrected, probe = copy.deepcopy(model), copy.deepcopy(model)
+    biases = {tensor.name: tensor for tensor in corrected.graph.initializer}
+    errors: dict[str, str] = {}  # from the name of a bias to the output of `probe` that it needs
+    for node, error in _rounding_errors(model, quantized):
+        layer, weight, bias = node.name, node.input[1], node.input[2]
+        assert bias not in errors, f"{bias} is the bias of two layers"
+        difference = copy.deepcopy(node)
+        difference.name = f"{layer}_error"
+        difference.input[:] = [node.input[0], f"{weight}_error"]
+        difference.output[:] = [f"{layer}_error"]
+        probe.graph.initializer.append(onnx.numpy_helper.from_array(error, f"{weight}_error"))
+        probe.graph.node.append(difference)
+        errors[bias] = difference.output[0]
+        if node.op_type == "Conv":
+            errors[bias] = f"{layer}_mean_error"
+            probe.graph.node.append(
+                onnx.helper.make_node("GlobalAveragePool", [difference.output[0]], [errors[bias]], errors[bias])
+            )
+        probe.graph.output.append(onnx.helper.make_tensor_value_info(errors[bias], onnx.TensorProto.FLOAT, None))
+
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    sums: list[np.ndarray | float] = [0.0] * len(errors)
+    for start in range(0, len(images), CALIBRATION_BATCH):
+        outputs = session.run(list(errors.values()), {"images": images[start : start + CALIBRATION_BATCH]})
+        sums = [
+            total + output.sum(axis=0, dtype=np.float64).ravel()  # (output channels,)
+            for total, output in zip(sums, outputs, strict=True)
+        ]
+    for name, total in zip(errors, sums, strict=True):
+        values = onnx.numpy_helper.to_array(biases[name]) + total / len(images)
+        biases[name].CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), name))
+    return corrected
+
+
+def _rounding_errors(model: onnx.ModelProto, quantized: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, np.ndarray]]:
+    """Each Conv and Gemm of `model`, and what its weights lose by rounding: W - rounded W, float32."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    rounded = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            name = node.input[1]
+            weight, levels, scale = (
+                onnx.numpy_helper.to_array(tensor)
+                for tensor in (weights[name], rounded[f"{name}_quantized"], rounded[f"{name}_scale"])
+            )
+            assert scale.shape == weight.shape[:1], f"{name} must have a scale for each output channel first"
+            yield node, weight - levels * scale.reshape(-1, *[1] * (weight.ndim - 1))

@@ -1,0 +1,211 @@
+"""A paragraph for each variant: what it is, and what it costs and gains, in sentences made from the numbers."""
+
+from stages.lib.references import rises_gradually
+from stages.lib.results import Results, Variant
+from stages.lib.wording import (
+    error_verdict,
+    gains_nothing,
+    is_faster,
+    is_smaller,
+    latency_verdict,
+    megabytes,
+    percent,
+    plural,
+    significant,
+    size_verdict,
+    standard_error_pct,
+)
+
+SIMD_CHANNELS = 8  # float32 values in an AVX2 register
+IMPORTANCES = {
+    "magnitude": "those of smallest norm",
+    "bn_scale": "those of smallest scale in batch normalization",
+    "taylor": "those whose removal changes the loss least, as estimated from its gradients",
+}
+TEACHING = {"kd": "knowledge distillation", "standardized_kd": "knowledge distillation with standardized logits"}
+
+
+def paragraph(results: Results, variant: Variant) -> str:
+    """What a variant is, and what it costs and gains against the model that it was made from."""
+    sentences = {
+        "base": _base,
+        "structured": _structured,
+        "unstructured": _unstructured,
+        "lowrank": _lowrank,
+        "distilled": _distilled,
+    }
+    describe = sentences[variant.model] if variant.precision == "fp32" else _int8
+    return " ".join((f"**`{variant.name}`**", *filter(None, describe(results, variant))))
+
+
+def against(variant: Variant, reference: Variant, *, subject: str) -> str:
+    """Error, speed and size against another variant, and whether anything at all was gained."""
+    sentences = [
+        f"{subject} {error_verdict(variant, reference)}.",
+        f"It {latency_verdict(variant, reference)}.",
+        f"Its file {size_verdict(variant, reference)}.",
+    ]
+    if gains_nothing(variant, reference):
+        sentences.append(
+            f"So it loses to `{reference.name}`: neither smaller, nor faster, nor more accurate beyond noise."
+        )
+    return " ".join(sentences)
+
+
+def _base(_: Results, base: Variant) -> list[str]:
+    return [
+        f"is what the others are compared with: {base.cost.num_parameters:,} parameters and "
+        f"{significant(base.cost.macs / 1e6, 3)} million MACs for one image. Its top-1 error of "
+        f"{base.accuracy.top1_error_pct:.2f} % on {base.accuracy.num_images:,} test images has a standard error of "
+        f"{standard_error_pct(base.accuracy):.2f} points."
+    ]
+
+
+def _structured(results: Results, variant: Variant) -> list[str]:
+    prune, base, shape = results.params.prune, results.variant("base"), results.compression["structured"]
+    share = percent(prune.ratio) + (" or more" if prune.round_to else "")  # rounding takes further channels
+    where = (
+        "of the channels of every convolution"
+        if prune.scope == "uniform"
+        else f"of all channels, wherever they matter least, but at most {percent(prune.max_ratio)} of a layer's"
+    )
+    how = "".join(
+        (
+            f", in {prune.steps:,} steps with {plural(prune.step_epochs, 'epoch')} of fine-tuning between them"
+            if prune.steps > 1
+            else "",
+            f", after {plural(prune.sparsify_epochs, 'epoch')} of training that draw the scales of batch normalization "
+            "towards zero"
+            if prune.sparsify_epochs
+            else "",
+        )
+    )
+    sentences = [
+        f"lacks {share} {where}, {IMPORTANCES[prune.importance]}{how}: {sum(shape.widths):,} of "
+        f"{sum(shape.base_widths):,} channels, {_left(variant, base)}.",
+        _statistics(results),
+        _fate(results, variant.model),
+        against(variant, base, subject="Against `base` it"),
+    ]
+    if prune.round_to is None or prune.round_to % SIMD_CHANNELS:
+        faster = is_faster(variant, base)
+        cause = "Some of the possible speed is probably lost" if faster else "A likely cause of this speed"
+        sentences.append(
+            f"{cause}: `prune.round_to: {prune.round_to or 'null'}` leaves channel counts that are no multiple of "
+            f"{SIMD_CHANNELS}, and these fill the CPU's vector instructions badly."
+        )
+    return sentences
+
+
+def _unstructured(results: Results, variant: Variant) -> list[str]:
+    prune = results.params.prune
+    scope = "of the whole network" if prune.sparsity_scope == "global" else "of each layer"
+    schedule = (
+        f"Of these, pruning took {percent(prune.start_sparsity or 0)}, and fine-tuning raised the share from there, "
+        "fast at first and slower and slower (a cubic schedule)."
+        if rises_gradually(results)
+        else ""
+    )
+    return [
+        f"has {percent(prune.sparsity)} of its weights set to zero, those {scope} of smallest magnitude: "
+        f"{variant.cost.num_nonzero_parameters:,} of {variant.cost.num_parameters:,} parameters are not zero.",
+        schedule,
+        _statistics(results),
+        _fate(results, variant.model),
+        against(variant, results.variant("base"), subject="Against `base` it"),
+        _shipping(results, variant),
+        "ONNX Runtime multiplies by the zeros all the same: sparsity without a pattern saves bytes, not time.",
+    ]
+
+
+def _lowrank(results: Results, variant: Variant) -> list[str]:
+    lowrank, base, ranks = results.params.lowrank, results.variant("base"), results.compression["lowrank"].ranks
+    return [
+        f"has {sum(map(bool, ranks)):,} of its {len(results.compression['lowrank'].widths) + 1:,} layers replaced by "
+        f"two thinner ones each, with ranks that are to leave {percent(lowrank.macs_ratio)} of the MACs: "
+        f"{_left(variant, base)}. The factorization is data-aware: it minimizes the error of a layer's output on "
+        f"{plural(lowrank.images, 'training image')}, not that of its weights.",
+        _fate(results, variant.model),
+        against(variant, base, subject="Against `base` it"),
+    ]
+
+
+def _distilled(results: Results, variant: Variant) -> list[str]:
+    distill, base = results.params.distill, results.variant("base")
+    start = "random weights" if distill.start == "scratch" else "the channels of `base` of largest norm"
+    teaching = TEACHING.get(distill.distillation.loss)
+    teacher = f"with `base` as its teacher ({teaching})" if teaching else "from the labels alone"
+    return [
+        f"is a student with {distill.width:g} times the channels of `base`, "
+        f"{'with' if distill.stem_pool else 'without'} pooling after its stem. It started from {start} and learned "
+        f"{teacher}: {_left(variant, base)}.",
+        _fate(results, variant.model),
+        against(variant, base, subject="Against `base` it"),
+    ]
+
+
+def _int8(results: Results, variant: Variant) -> list[str]:
+    chosen, parent, base = results.quantization[variant.model], results.variant(variant.model), results.variant("base")
+    machine = results.profile.machine
+    reduced = results.params.quantize.reduce_range
+    bits = "weights in 7 bits and activations in 8" if reduced else "weights and activations in 8 bits"
+    num_candidates = len(chosen.candidates)
+    choice = f", the best of {num_candidates:,} calibrations on the validation images" if num_candidates > 1 else ""
+    correction = "; its biases make up for the mean error of the rounded weights" if chosen.bias_correction else ""
+    sentences = [
+        f"is `{parent.name}` with {bits}, the activations' ranges set by "
+        f"{plural(chosen.calibration_images, 'training image')} ({chosen.calibration_method}){choice}{correction}. On "
+        f"the validation images it errs on {chosen.val_error_pct:.2f} %, `{parent.name}` in fp32 on "
+        f"{chosen.fp32_val_error_pct:.2f} %.",
+        against(variant, parent, subject=f"Against `{parent.name}` in fp32 it"),
+    ]
+    if machine.avx2 and not (machine.avx512_vnni or machine.avx_vnni) and not is_faster(variant, parent):
+        sentences.append("This CPU lacks VNNI instructions, from which int8 gains most.")
+    if parent is not base:
+        sentences.append(against(variant, base, subject="Against `base` it"))
+    return [*sentences, _shipping(results, variant)]
+
+
+def _left(variant: Variant, base: Variant) -> str:
+    return (
+        f"{variant.cost.num_parameters:,} of {base.cost.num_parameters:,} parameters and "
+        f"{significant(variant.cost.macs / 1e6, 3)} of {significant(base.cost.macs / 1e6, 3)} million MACs are left"
+    )
+
+
+def _statistics(results: Results) -> str:
+    """How batch normalization was adapted to what pruning left."""
+    count = min(results.params.prune.batch_norm_images, results.training["base"].num_train_images)
+    if not count:
+        return ""
+    return f"Pruned, its statistics of batch normalization were estimated anew on {plural(count, 'training image')}."
+
+
+def _fate(results: Results, model: str) -> str:
+    """The validation error before the first step, where there is one, and after the last."""
+    curve, at = results.curves[model], ""
+    name = "distillation" if model == "distilled" else "fine-tuning"
+    if model == "unstructured" and rises_gradually(results):
+        at = f" (at {percent(results.params.prune.start_sparsity or 0)} zeros)"
+    before = f"{curve[0].val_error_pct:.2f} % before {name}{at} and " if curve[0].epoch == 0 else ""
+    after = f"{curve[-1].val_error_pct:.2f} % after {plural(curve[-1].epoch, 'epoch')} of {'it' if before else name}"
+    return f"On the validation images its error was {before}{after}."
+
+
+def _shipping(results: Results, variant: Variant) -> str:
+    """What the zeros save on disk."""
+    cost = variant.cost
+    if variant.model in results.params.models.packed:
+        verdict = (
+            f"{cost.onnx_bytes / cost.file_bytes:.2f} times as large"
+            if cost.onnx_bytes > cost.file_bytes
+            else "no larger"
+        )
+        return (
+            "It ships as a packed file, nonzero values and a mask of where they are, compressed, from which the ONNX "
+            f"file comes back bit for bit: plain, that has {megabytes(cost.onnx_bytes)} MB, {verdict}. It runs no "
+            "faster for it."
+        )
+    if variant.model == "unstructured" and not is_smaller(variant, results.variant("base")):
+        return "It ships as a plain ONNX file, which stores the zeros densely."
+    return ""
