@@ -42,7 +42,7 @@ def test_parameters_are_those_of_the_ranks(tiny: GoogLeNet, examples: torch.Tens
 
 def test_ranks_are_multiples_where_that_pays(examples: torch.Tensor, tiny: GoogLeNet) -> None:
     result = factorize(tiny, examples, macs_ratio=0.9, layers=["stem.2"], round_to=4)
-    assert [rank for rank in result.architecture.ranks if rank][0] % 4 == 0
+    assert next(rank for rank in result.architecture.ranks if rank) % 4 == 0
 
 
 def test_an_output_without_variance_in_some_directions_is_factorized_without_loss(

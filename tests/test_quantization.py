@@ -11,9 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from stages.lib.calibration import correct_biases
+from stages.lib.data import Images
 from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.inference import classify, open_session
-from stages.lib.quantization import export_onnx, quantize_onnx
+from stages.lib.lowrank import factorize
+from stages.lib.pruning import prune_weights
+from stages.lib.quantization import choose_calibration, export_onnx, quantize_onnx
 
 REPOSITORY = Path(__file__).parents[1]
 CLASSES = tuple(f"class {i}" for i in range(10))
@@ -168,3 +172,70 @@ def test_wrong_number_of_class_names_is_refused(model: GoogLeNet, tmp_path: Path
     with pytest.raises(ValueError, match=r"classes must be 10 names, .* got 2"):
         export_onnx(model, tmp_path / "x.onnx", classes=["a", "b"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_factorized_net_is_quantized_whole_and_agrees_with_pytorch(
+    model: GoogLeNet, images: np.ndarray, tmp_path: Path
+) -> None:
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    layers = ["stem.1", "blocks.0.branch1", "blocks.0.branch2.1", "linear"]
+    factorized = factorize(model, pixels, macs_ratio=0.95, layers=layers, round_to=1)
+    export_onnx(factorized, tmp_path / "fp32.onnx", classes=CLASSES)
+    with torch.inference_mode():
+        expected = factorized(pixels).numpy()
+    fp32 = logits_of(tmp_path / "fp32.onnx", images)
+    assert np.allclose(fp32, expected, atol=1e-4)
+    int8 = logits_of(quantized(tmp_path / "fp32.onnx", images, method="minmax"), images)
+    assert (fp32.argmax(axis=1) == int8.argmax(axis=1)).mean() > 0.9
+
+
+def test_a_sparse_net_keeps_its_zeros_and_has_none_with_a_sign(
+    model: GoogLeNet, images: np.ndarray, tmp_path: Path
+) -> None:
+    export_onnx(prune_weights(model, sparsity=0.8), tmp_path / "fp32.onnx", classes=CLASSES)
+    for path in (tmp_path / "fp32.onnx", quantized(tmp_path / "fp32.onnx", images, method="minmax")):
+        weights = [
+            onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer if len(tensor.dims) == 4
+        ]
+        zeros = np.concatenate([weight[weight == 0] for weight in weights])
+        assert len(zeros) > 0.7 * sum(weight.size for weight in weights)
+        assert not np.signbit(zeros).any()
+
+
+def test_bias_correction_makes_up_for_the_mean_error_of_rounded_weights(
+    model: GoogLeNet, fp32_path: Path, int8_path: Path, images: np.ndarray
+) -> None:
+    fp32, int8 = onnx.load(fp32_path), onnx.load(int8_path)
+    corrected = correct_biases(fp32, int8, images)
+    before, rounded, after = (
+        {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+        for proto in (fp32, int8, corrected)
+    )
+    first = next(node for node in fp32.graph.node if node.op_type == "Conv")
+    _, weight, bias = first.input
+    lost = before[weight] - rounded[f"{weight}_quantized"] * rounded[f"{weight}_scale"].reshape(-1, 1, 1, 1)
+    pixels = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - model.mean) / model.std
+    errors = nn.functional.conv2d(pixels, torch.from_numpy(lost.astype(np.float32)), padding=1)
+    assert np.allclose(after[bias] - before[bias], errors.mean(dim=(0, 2, 3)), atol=1e-6)
+    assert np.abs(after[bias] - before[bias]).max() > 1e-5
+
+
+def test_the_calibration_that_errs_least_on_validation_images_is_written(
+    fp32_path: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    facts = choose_calibration(
+        fp32_path,
+        tmp_path / "int8.onnx",
+        calibration=images,
+        validation=Images(images, np.arange(40) % 10, CLASSES),
+        methods=["minmax", "percentile"],
+        counts=[8, 1000],
+        bias_correction=True,
+        reduce_range=True,
+    )
+    tried = [(c["val_error_pct"], c["images"]) for c in facts["candidates"]]
+    assert [images for _, images in tried] == [8, 40, 8, 40]  # no more than there are
+    assert (facts["val_error_pct"], facts["calibration_images"]) == min(tried)  # of equal ones the fewest images
+    written = (logits_of(tmp_path / "int8.onnx", images).argmax(axis=1) != np.arange(40) % 10).mean()
+    assert facts["val_error_pct"] == pytest.approx(100 * written)
+    assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]

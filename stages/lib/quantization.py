@@ -75,6 +75,7 @@ def export_onnx(model: GoogLeNet, path: Path, *, classes: Sequence[str]) -> None
     )
     assert program is not None
     proto = program.model_proto
+    _add_biases(proto)
     onnx.helper.set_model_props(proto, {"classes": json.dumps(list(classes))})
     _write(proto, path)
 
@@ -215,10 +216,22 @@ def _folded(model: GoogLeNet) -> GoogLeNet:
             convolution.weight, convolution.bias = fused.weight, fused.bias
             module[1] = nn.Identity()
     for module in folded.modules():
-        # A linear layer without a bias would become a MatMul, left in float; and corrections need a place.
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is None:
-            module.bias = nn.Parameter(torch.zeros(len(module.weight)))
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            # A masked negative weight is -0.0, which a sparse file would have to store.
+            module.weight = nn.Parameter(module.weight.detach() + 0.0)
+            if module.bias is None:  # a linear layer without one would become a MatMul, left in float
+                module.bias = nn.Parameter(torch.zeros(len(module.weight)))
     return folded
+
+
+def _add_biases(proto: onnx.ModelProto) -> None:
+    """Give each layer a bias, which the exporter leaves out where it is zero: bias correction needs a place."""
+    shapes = {tensor.name: tensor.dims for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type in ("Conv", "Gemm") and len(node.input) == 2:
+            bias = np.zeros(shapes[node.input[1]][0], dtype=np.float32)
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(bias, f"{node.input[1]}_bias"))
+            node.input.append(f"{node.input[1]}_bias")
 
 
 def _metadata(proto: onnx.ModelProto) -> dict[str, str]:
