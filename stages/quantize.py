@@ -22,8 +22,9 @@ def main() -> None:
 
     from stages.lib.checkpoint import load_model
     from stages.lib.data import read_images, split_validation
+    from stages.lib.export import export_onnx
     from stages.lib.files import replacing
-    from stages.lib.quantization import choose_calibration, export_onnx
+    from stages.lib.quantization import choose_calibration
 
     fp32_path, int8_path = (Path(f"artifacts/{precision}/{name}.onnx") for precision in ("fp32", "int8"))
     images = read_images(Path("data/train.npz"))

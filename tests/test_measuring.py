@@ -15,11 +15,11 @@ from stages.lib import measuring
 from stages.lib.checkpoint import save_model
 from stages.lib.costs import count_macs, count_nonzero_parameters, count_parameters
 from stages.lib.engines import EagerEngine, MemoryGrowth, OnnxEngine
+from stages.lib.export import export_onnx
 from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.measuring import Measurement, measure
 from stages.lib.packing import pack
 from stages.lib.params import variant_name
-from stages.lib.quantization import export_onnx
 
 
 class Sleeper:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
+from stages.lib.export import export_onnx
 from stages.lib.googlenet import GoogLeNet
 from stages.lib.inference import open_session
 from stages.lib.packing import HEADER, MAGIC, pack, unpack
-from stages.lib.quantization import export_onnx
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,11 +13,12 @@ from torch import nn
 
 from stages.lib.calibration import correct_biases
 from stages.lib.data import Images
+from stages.lib.export import export_onnx
 from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.inference import classify, open_session
 from stages.lib.lowrank import factorize
 from stages.lib.pruning import prune_weights
-from stages.lib.quantization import choose_calibration, export_onnx, quantize_onnx
+from stages.lib.quantization import choose_calibration, quantize_onnx
 
 REPOSITORY = Path(__file__).parents[1]
 CLASSES = tuple(f"class {i}" for i in range(10))

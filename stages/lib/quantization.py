@@ -1,12 +1,10 @@
-"""Deployable models: export to ONNX, and static int8 quantization.
+"""Static int8 quantization of ONNX files.
 
 Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 CVPR 2018, as ONNX Runtime implements it.
 """
 
 import contextlib
-import copy
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import torch
 from onnxruntime.quantization import (
     QuantFormat,
     QuantType,
@@ -23,61 +20,15 @@ from onnxruntime.quantization import (
     quantize_static,
     save_tensors_data,
 )
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stages.lib.calibration import INT8_OPERATORS, activation_ranges, correct_biases
 from stages.lib.data import Images
-from stages.lib.files import replacing
-from stages.lib.googlenet import ConvBN, GoogLeNet
+from stages.lib.export import write_onnx
 from stages.lib.inference import classify, error_pct, open_session
 
 Method = Literal["minmax", "percentile", "entropy"]
 
-OPSET = 18  # the oldest that the exporter writes without converting, read by ONNX Runtime since 1.14
 VALIDATION_BATCH = 100
-
-
-class FromImages(nn.Module):
-    """A model that takes images as they come from a file."""
-
-    def __init__(self, model: GoogLeNet) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """From uint8 (N, 32, 32, 3) to logits (N, num_classes)."""
-        logits: Tensor = self.model(images.permute(0, 3, 1, 2).float() / 255)
-        return logits
-
-
-def export_onnx(model: GoogLeNet, path: Path, *, classes: Sequence[str]) -> None:
-    """Write `model` as one fp32 ONNX file, batch normalization folded into the convolutions.
-
-    Its input `images` is uint8 (N, 32, 32, 3), its output `logits` float32 (N, num_classes). The metadata entry
-    `classes` holds the class names as JSON. The same model gives the same bytes.
-
-    Raises:
-        ValueError: If there is not one name for each class.
-    """
-    num_classes = model.architecture.num_classes
-    if len(classes) != num_classes:
-        raise ValueError(f"classes must be {num_classes} names, one for each output of the model, got {len(classes)}")
-    example = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)  # one image would make the batch size a constant
-    program = torch.onnx.export(
-        FromImages(_folded(model)).eval(),
-        (example,),
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        opset_version=OPSET,
-        verbose=False,
-    )
-    assert program is not None
-    proto = program.model_proto
-    _add_biases(proto)
-    onnx.helper.set_model_props(proto, {"classes": json.dumps(list(classes))})
-    _write(proto, path)
 
 
 def quantize_onnx(
@@ -103,7 +54,7 @@ def quantize_onnx(
     with _prepared(fp32_path) as prepared:
         for _, ranges in activation_ranges(prepared, calibration, counts=[len(calibration)], method=method):
             images = calibration if bias_correction else None
-            _write(_quantized(prepared, ranges, bias_images=images, reduce_range=reduce_range), int8_path)
+            write_onnx(_quantized(prepared, ranges, bias_images=images, reduce_range=reduce_range), int8_path)
 
 
 def choose_calibration(
@@ -141,7 +92,7 @@ def choose_calibration(
                 candidate = prepared.with_name("candidate.onnx")
                 images = calibration[:count] if bias_correction else None
                 quantized = _quantized(prepared, ranges, bias_images=images, reduce_range=reduce_range)
-                _write(quantized, candidate)
+                write_onnx(quantized, candidate)
                 error = _error_pct(candidate, validation)
                 print(f"int8, {method} of {count} images: validation error {error:.2f} %", flush=True)
                 candidates.append({"method": method, "images": count, "val_error_pct": error})
@@ -149,7 +100,7 @@ def choose_calibration(
                     best = (error, count, rank)
                     winner = quantized
     assert best is not None
-    _write(winner, int8_path)
+    write_onnx(winner, int8_path)
     return {
         "calibration_method": methods[best[2]],
         "calibration_images": best[1],
@@ -203,49 +154,3 @@ def _quantized(
 def _error_pct(path: Path, images: Images) -> float:
     logits = classify(open_session(path, threads=0), images.pixels, batch_size=VALIDATION_BATCH)
     return error_pct(logits, images.labels, top=1)
-
-
-def _folded(model: GoogLeNet) -> GoogLeNet:
-    """A copy in evaluation mode whose convolutions do the work of the batch normalization after them."""
-    folded = copy.deepcopy(model).cpu().eval()
-    for module in folded.modules():
-        if isinstance(module, ConvBN):
-            convolution, normalization = module.last_convolution, module[1]
-            assert isinstance(normalization, nn.BatchNorm2d)
-            fused = fuse_conv_bn_eval(convolution, normalization)
-            convolution.weight, convolution.bias = fused.weight, fused.bias
-            module[1] = nn.Identity()
-    for module in folded.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            # A masked negative weight is -0.0, which a sparse file would have to store.
-            module.weight = nn.Parameter(module.weight.detach() + 0.0)
-            if module.bias is None:  # a linear layer without one would become a MatMul, left in float
-                module.bias = nn.Parameter(torch.zeros(len(module.weight)))
-    return folded
-
-
-def _add_biases(proto: onnx.ModelProto) -> None:
-    """Give each layer a bias, which the exporter leaves out where it is zero: bias correction needs a place."""
-    shapes = {tensor.name: tensor.dims for tensor in proto.graph.initializer}
-    for node in proto.graph.node:
-        if node.op_type in ("Conv", "Gemm") and len(node.input) == 2:
-            bias = np.zeros(shapes[node.input[1]][0], dtype=np.float32)
-            proto.graph.initializer.append(onnx.numpy_helper.from_array(bias, f"{node.input[1]}_bias"))
-            node.input.append(f"{node.input[1]}_bias")
-
-
-def _metadata(proto: onnx.ModelProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in proto.metadata_props}
-
-
-def _write(proto: onnx.ModelProto, path: Path) -> None:
-    """Check and write a model without what the tools note in it: source paths of this machine, and more."""
-    classes = _metadata(proto)["classes"]
-    graph = proto.graph
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    onnx.helper.set_model_props(proto, {"classes": classes})
-    onnx.checker.check_model(proto)
-    with replacing(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
