@@ -1,5 +1,6 @@
 # In a fresh clone, `make demo` and `make test` set up all that they need.
 VENV := .venv
+BENCH_VENV := .venv-bench
 PYTHON ?= python3
 # A stage's `python` must be the venv's, also when DVC starts it.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -14,10 +15,10 @@ print(metrics.map("{:,}".format).to_markdown(disable_numparse=True, stralign="ri
 endef
 export SUMMARY
 
-.PHONY: help install demo repro bench-train test test-fast check clean
+.PHONY: help install demo repro bench-train bench-compress tune-lowrank test test-fast check clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## make .venv and install what requirements-dev.txt pins
 
@@ -37,6 +38,17 @@ demo: install ## run the whole pipeline on scikit-learn's digits, in a clone und
 
 bench-train: install ## compare the speed of our training loop with the customary one
 	$(VENV)/bin/python -m benchmarks.train
+
+bench-compress: $(BENCH_VENV)/.installed ## compare our int8 base with what ONNX Runtime and NNCF make of it
+	$(BENCH_VENV)/bin/python -m benchmarks.compress
+
+$(BENCH_VENV)/.installed: requirements.txt requirements-bench.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --requirement requirements-bench.txt
+	touch $@
+
+tune-lowrank: install ## measure which layers gain from a factorization
+	$(VENV)/bin/python -m benchmarks.tune_lowrank
 
 repro: install ## run whatever is out of date
 	$(VENV)/bin/dvc repro
