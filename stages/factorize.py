@@ -35,7 +35,7 @@ def main() -> None:
     save_model(factorized, Path("artifacts/compressed/lowrank.safetensors"))
     architecture = factorized.architecture
     facts = {"base_widths": base.architecture.widths, "widths": architecture.widths, "ranks": architecture.ranks}
-    with replacing(Path("artifacts/compressed/lowrank.json")) as path:
+    with replacing(Path("artifacts/compression/lowrank.json")) as path:
         path.write_text(json.dumps(facts, sort_keys=True) + "\n", encoding="utf-8")
     macs, before = (count_macs(model, examples[:1]) / 1e6 for model in (factorized, base))
     print(

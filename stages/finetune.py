@@ -27,7 +27,7 @@ def main() -> None:
     images = read_images(Path("data/train.npz"))
     train, val = split_validation(images, per_class=params.data.val_per_class, seed=params.data.seed)
     model = load_model(Path(f"artifacts/compressed/{name}.safetensors"))
-    facts = json.loads(Path(f"artifacts/compressed/{name}.json").read_text(encoding="utf-8"))
+    facts = json.loads(Path(f"artifacts/compression/{name}.json").read_text(encoding="utf-8"))
     rises = facts.get("start_sparsity") != facts.get("sparsity")
     distills = params.finetune.distillation.loss != "none"
     with process_group():

@@ -46,7 +46,7 @@ def main() -> None:
             raise ValueError(f"no pruning is called {name}; add it to stages/prune.py")
     pruned = reestimate_batch_norm(pruned, random_batch(train, prune.batch_norm_images, seed=SEED)[0])
     save_model(pruned, Path(f"artifacts/compressed/{name}.safetensors"))
-    with replacing(Path(f"artifacts/compressed/{name}.json")) as path:
+    with replacing(Path(f"artifacts/compression/{name}.json")) as path:
         facts["widths"] = pruned.architecture.widths
         path.write_text(json.dumps(facts, sort_keys=True) + "\n", encoding="utf-8")
     print(f"{name}: {count_nonzero_parameters(pruned):,} nonzero parameters left of {count_parameters(base):,}")

@@ -63,7 +63,7 @@ def read_results(params: Params) -> Results:
         training={model: read(Path(f"artifacts/training/{model}.json"), Training) for model in models},
         quantization={model: read(Path(f"artifacts/quantization/{model}.json"), Quantization) for model in models},
         compression={
-            model: read(Path(f"artifacts/compressed/{model}.json"), Compression)
+            model: read(Path(f"artifacts/compression/{model}.json"), Compression)
             for model in models
             if model in params.models.finetuned
         },

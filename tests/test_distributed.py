@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-# In double precision and for few steps: rounding grows a thousandfold in ten steps of a narrow network.
+# In double precision and for four steps: rounding grows up to thirtyfold a step, in eight to a different training.
 IN_DOUBLE_PRECISION = """
 from pathlib import Path
 import torch
@@ -52,7 +52,7 @@ def work(tmp_path: Path) -> Path:
     params["train"]["augmentation"].update(flip=True, cutout=8, cutmix=1.0, trivial_augment=True)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     (tmp_path / "in_double_precision.py").write_text(IN_DOUBLE_PRECISION)
-    digits = sources.load_dataset(name="digits", limit_per_class=20)
+    digits = sources.load_dataset(name="digits", limit_per_class=12)
     download.write_split(tmp_path / "data" / "train.npz", digits.train, digits.classes)
     return tmp_path
 
@@ -83,7 +83,7 @@ def test_two_processes_train_as_one_does_within_rounding(work: Path) -> None:
     columns = ["epoch", "train_loss", "val_error_pct", "lr"]
     pd.testing.assert_frame_equal(curve[columns], shared_curve[columns], atol=2e-4)  # the file has four decimals
     for name, tensor in weights.items():
-        assert torch.allclose(tensor.double(), shared_weights[name].double(), atol=1e-4, rtol=1e-3), name
+        assert torch.allclose(tensor.double(), shared_weights[name].double(), atol=1e-6, rtol=1e-5), name
 
 
 @pytest.mark.slow

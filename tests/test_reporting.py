@@ -144,7 +144,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ranks = [0, 16, 24] * 22 + [0] if model == "lowrank" else []
         widths = [51 if model == "structured" else 64] * 66
         shape = {"widths": widths, "base_widths": [64] * 66, "ranks": ranks}
-        write_json(Path(f"artifacts/compressed/{model}.json"), shape)
+        write_json(Path(f"artifacts/compression/{model}.json"), shape)
     profile = {"machine": MACHINE, "rounds": 10, "calls_per_round": 20, "variants": variants}
     write_json(Path("artifacts/profile.json"), profile | {"eager": {model: eager(model) for model in MODELS}})
 
@@ -419,13 +419,13 @@ def cifar() -> None:
 @pytest.mark.parametrize(
     ("start", "changed", "met", "missed", "verdict"),
     [
-        ("`base`: at most 19.5 %", "base-fp32", 19.5, 25.0, "no, by 5.50 %"),
+        ("`base`: at most 19.5 %", "base-fp32", 19.5, 25.0, "no, by 5.50 points"),
         ("`structured`, with 20 %", "structured-fp32", 22.9, 23.3, "no, by 0.39 points, within noise"),
         ("`structured`, with 20 %", "structured-fp32", 22.0, 26.0, "no, by 3.09 points"),
         ("`unstructured`, with 80 %", "unstructured-fp32", 23.41, 26.41, "no, by 3.00 points"),
         ("`base-int8`: error within", "base-int8", 23.11, 23.12, "no, by 0.01 points, within noise"),
         ("`lowrank-int8`: error within", "lowrank-int8", 23.6, 30.0, "no, by 6.40 points"),
-        ("`distilled-int8`: at most 22.96 %", "distilled-int8", 22.96, 22.97, "no, by 0.01 %, within noise"),
+        ("`distilled-int8`: at most 22.96 %", "distilled-int8", 22.96, 22.97, "no, by 0.01 points, within noise"),
     ],
 )
 def test_a_goal_for_an_error_is_met_or_missed(
@@ -540,7 +540,7 @@ def test_a_rising_sparsity_is_told_with_its_source() -> None:
 def test_a_packed_file_is_what_counts_beside_its_plain_size() -> None:
     text = render_report(results())
     assert "It ships as a packed file" in paragraph(text, "unstructured")
-    assert "25.7 MB, 4.35 times as large" in paragraph(text, "unstructured")
+    assert "25.7 MB, 4.35 times as many" in paragraph(text, "unstructured")
     assert "MB packed" in next(line for line in text.splitlines() if line.startswith("| File size"))
 
 

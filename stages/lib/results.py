@@ -108,7 +108,7 @@ class Quantization(Measured):
 
 
 class Compression(Measured):
-    """`artifacts/compressed/<model>.json`: the shape of a pruned or factorized model beside that of the base."""
+    """`artifacts/compression/<model>.json`: the shape of a pruned or factorized model beside that of the base."""
 
     widths: list[int] = Field(description="Output channels of each convolution, in forward order")
     base_widths: list[int]

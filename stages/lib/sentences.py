@@ -16,6 +16,9 @@ from stages.lib.wording import (
     standard_error_pct,
 )
 
+NO_FASTER = (
+    "ONNX Runtime multiplies by the zeros all the same: sparsity without a pattern saves bytes at most, not time."
+)
 SIMD_CHANNELS = 8  # float32 values in an AVX2 register
 IMPORTANCES = {
     "magnitude": "those of smallest norm",
@@ -114,7 +117,6 @@ def _unstructured(results: Results, variant: Variant) -> list[str]:
         _fate(results, variant.model),
         against(variant, results.variant("base"), subject="Against `base` it"),
         _shipping(results, variant),
-        "ONNX Runtime multiplies by the zeros all the same: sparsity without a pattern saves bytes, not time.",
     ]
 
 
@@ -178,7 +180,8 @@ def _statistics(results: Results) -> str:
     count = min(results.params.prune.batch_norm_images, results.training["base"].num_train_images)
     if not count:
         return ""
-    return f"Pruned, its statistics of batch normalization were estimated anew on {plural(count, 'training image')}."
+    images = plural(count, "training image")
+    return f"Its statistics of batch normalization were estimated anew after pruning, on {images}."
 
 
 def _fate(results: Results, model: str) -> str:
@@ -197,15 +200,12 @@ def _shipping(results: Results, variant: Variant) -> str:
     cost = variant.cost
     if variant.model in results.params.models.packed:
         verdict = (
-            f"{cost.onnx_bytes / cost.file_bytes:.2f} times as large"
-            if cost.onnx_bytes > cost.file_bytes
-            else "no larger"
+            f"{cost.onnx_bytes / cost.file_bytes:.2f} times as many" if cost.onnx_bytes > cost.file_bytes else "no more"
         )
         return (
-            "It ships as a packed file, nonzero values and a mask of where they are, compressed, from which the ONNX "
-            f"file comes back bit for bit: plain, that has {megabytes(cost.onnx_bytes)} MB, {verdict}. It runs no "
-            "faster for it."
+            f"{NO_FASTER} It ships as a packed file, nonzero values and a mask of where they are, compressed, from "
+            f"which the ONNX file comes back bit for bit: that has {megabytes(cost.onnx_bytes)} MB, {verdict}."
         )
     if variant.model == "unstructured" and not is_smaller(variant, results.variant("base")):
-        return "It ships as a plain ONNX file, which stores the zeros densely."
+        return f"{NO_FASTER} It ships as a plain ONNX file, which stores the zeros densely."
     return ""

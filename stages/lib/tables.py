@@ -131,16 +131,20 @@ def original_notes(results: Results) -> str:
 
 def _sparse_note(results: Results) -> str:
     """What to compare the original's unstructured model with: it wasn't retrained, and its file kept the zeros."""
-    curve, cost = results.curves["unstructured"], results.variant("unstructured").cost
+    curve, cost, prune = results.curves["unstructured"], results.variant("unstructured").cost, results.params.prune
+    sparsity = prune.sparsity if prune.start_sparsity is None else prune.start_sparsity
     before = (
-        f"ours had {curve[0].val_error_pct:.2f} % on the validation images at that point"
+        f" Ours had {curve[0].val_error_pct:.2f} % on the validation images then, at {percent(sparsity)} zeros."
         if curve[0].epoch == 0
-        else "ours is"
+        else ""
     )
-    note = f"The original's 27.5 % are of an unstructured model without fine-tuning; {before}."
+    note = (
+        "The original tells of no fine-tuning of its unstructured model, so its 27.5 % are taken to be those before "
+        f"any.{before}"
+    )
     if cost.file_bytes < cost.onnx_bytes:
         note += (
-            " The original found that its file keeps its size; so does our checkpoint, but packed it is "
+            " The original found that its file keeps its size; so does our checkpoint, but the packed file is "
             f"{cost.onnx_bytes / cost.file_bytes:.2f} times smaller than the ONNX file."
         )
     return note
