@@ -144,6 +144,8 @@ if __name__ == "__main__":
     parser.add_argument("onnx", type=Path)
     args = parser.parse_args()
     try:
-        args.onnx.write_bytes(unpack(args.packed.read_bytes()))
+        part = args.onnx.with_name(f"{args.onnx.name}.part")
+        part.write_bytes(unpack(args.packed.read_bytes()))
+        part.replace(args.onnx)
     except (ValueError, OSError) as problem:
         sys.exit(f"unpack: {problem}")
