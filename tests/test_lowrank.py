@@ -7,7 +7,7 @@ import torch
 
 from stages.lib.costs import count_macs, count_parameters
 from stages.lib.googlenet import ConvBN, GoogLeNet
-from stages.lib.lowrank import factorize
+from stages.lib.lowrank import Layer, factorize
 
 ALL = [
     "stem.1", "stem.2", "blocks.0.branch2.1", "blocks.0.branch3.1", "blocks.3.branch1", "blocks.10.branch2.1", "linear",
@@ -43,6 +43,12 @@ def test_parameters_are_those_of_the_ranks(tiny: GoogLeNet, examples: torch.Tens
 def test_ranks_are_multiples_where_that_pays(examples: torch.Tensor, tiny: GoogLeNet) -> None:
     result = factorize(tiny, examples, macs_ratio=0.9, layers=["stem.2"], round_to=4)
     assert next(rank for rank in result.architecture.ranks if rank) % 4 == 0
+
+
+def test_a_layer_too_thin_for_multiples_keeps_the_rank_it_needs() -> None:
+    energies = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    layer = Layer(torch.eye(4), torch.zeros(4), torch.eye(4), energies, macs=10, macs_per_rank=3)
+    assert layer.rank(0.05, round_to=8) == 3
 
 
 def test_an_output_without_variance_in_some_directions_is_factorized_without_loss(

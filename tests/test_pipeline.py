@@ -141,6 +141,16 @@ def test_pruning_less_leaves_training_alone_and_going_back_restores_from_the_cac
     assert (repository.path / "metrics.json").read_bytes() == before
 
 
+def test_nothing_need_be_packed(repository: Repository) -> None:
+    repository.set(models__packed=[])
+    shutil.rmtree(repository.path / "artifacts" / "packed")  # as in a work tree where nothing was ever packed
+    assert {"pack", "profile", "report"} <= repository.repro()
+    metrics = json.loads((repository.path / "metrics.json").read_text())
+    assert metrics["unstructured"]["file_bytes"] > 0.9 * metrics["base"]["file_bytes"]
+    repository.run("git", "checkout", "--", ".")
+    repository.run("dvc", "checkout", "--quiet")
+
+
 def test_an_experiment_compares_with_what_is_committed(repository: Repository) -> None:
     output = repository.run("dvc", "exp", "run", "--name", "more", "--set-param", "prune.ratio=0.3")
     assert "Running stage 'train'" not in output

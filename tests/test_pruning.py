@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from stages.lib import pruning
 from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.pruning import prune_channels, prune_weights, reestimate_batch_norm
 
@@ -31,6 +32,11 @@ def test_channels_of_smallest_norm_go_first(tiny: GoogLeNet) -> None:
         tiny.stem[1][0].weight *= scale.view(1, 6, 1, 1)
     pruned = prune_channels(tiny, ratio=0.5, round_to=None)
     assert torch.equal(pruned.stem[0][0].weight, tiny.stem[0][0].weight[[1, 3, 5]])
+
+
+def test_a_ratio_reached_by_floats_that_round_down_takes_no_channel_more(tiny: GoogLeNet) -> None:
+    thirds = prune_channels(tiny, ratio=0.2 * 3 / 3, round_to=None)  # 0.20000000000000004
+    assert thirds.architecture == prune_channels(tiny, ratio=0.2, round_to=None).architecture
 
 
 def test_nothing_is_removed_at_ratio_zero(tiny: GoogLeNet) -> None:
@@ -93,7 +99,8 @@ def test_pruning_in_steps_ends_at_the_widths_of_one_step(tiny: GoogLeNet) -> Non
     assert pruned.architecture.widths == prune_channels(tiny, ratio=0.4, round_to=None).architecture.widths
 
 
-def test_batch_normalization_is_measured_anew_in_a_copy(tiny: GoogLeNet) -> None:
+def test_batch_normalization_is_measured_anew_in_a_copy(tiny: GoogLeNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "BATCH_SIZE", 16)  # 20 images are two even batches, not one of 16 and one of 4
     images = torch.rand(20, 3, 32, 32)
     measured = reestimate_batch_norm(tiny, images)
     first, norm = measured.stem[0][0], measured.stem[0][1]

@@ -323,8 +323,20 @@ def test_the_teacher_of_fine_tuning_is_told(loss: str, told: str | None) -> None
 
 
 def test_channel_counts_are_named_as_a_cause_only_where_they_are_uneven() -> None:
-    assert "`prune.round_to: null` leaves channel counts" in paragraph(render_report(results()), "structured")
-    change_params("prune", round_to=8)
+    assert "100 % of its convolutions, against 0 % of those of `base`" in paragraph(
+        render_report(results()), "structured"
+    )
+    write_json(
+        Path("artifacts/compression/structured.json"), {"widths": [48] * 66, "base_widths": [64] * 66, "ranks": []}
+    )
+    assert "channel counts" not in paragraph(render_report(results()), "structured")
+
+
+def test_channel_counts_are_no_cause_where_the_speed_is_that_of_the_macs() -> None:
+    base = results().variant("base").cost
+    change_cost(
+        "structured", latency_cpu_ms=base.latency_cpu_ms * results().variant("structured").cost.macs / base.macs
+    )
     assert "channel counts" not in paragraph(render_report(results()), "structured")
 
 
@@ -510,7 +522,7 @@ def test_a_student_from_scratch_has_no_error_before_distillation() -> None:
 @pytest.mark.parametrize(
     ("values", "told", "source"),
     [
-        ({"scope": "global", "max_ratio": 0.6}, "at most 60 % of a layer's", None),
+        ({"scope": "global", "max_ratio": 0.6}, "at most 20.3 % of a layer's", None),  # what it came to
         ({"importance": "taylor"}, "estimated from its gradients", "1906.10771"),
         ({"importance": "bn_scale"}, "of smallest scale", "1708.06519"),
         ({"sparsify_epochs": 3}, "after 3 epochs of training that draw", "1708.06519"),
@@ -526,6 +538,22 @@ def test_the_way_of_structured_pruning_is_told(values: dict[str, Any], told: str
     assert told in paragraph(text, "structured")
     if source:
         assert source in text
+
+
+def test_training_within_pruning_counts_in_the_budget() -> None:
+    change_params("prune", steps=4, step_epochs=2, sparsify_epochs=3)
+    text = render_report(results())
+    assert "9 within structured pruning" in text
+    assert "`structured` for 9 more within pruning" in text
+    assert "| Training within structured pruning" in text
+
+
+@pytest.mark.parametrize(("start", "named"), [("base", True), ("scratch", False)])
+def test_only_models_that_start_from_base_are_said_to_have_had_more_training(start: str, named: bool) -> None:
+    change_params("distill", start=start)
+    warning = next(line for line in render_report(results()).splitlines() if line.startswith("**This run had"))
+    assert "`structured`" in warning
+    assert ("`distilled`" in warning) == named
 
 
 def test_a_rising_sparsity_is_told_with_its_source() -> None:
@@ -556,6 +584,13 @@ def test_cpus_that_were_not_run_are_named(vnni: bool, told: str) -> None:
     text = render_report(results())
     assert told in text
     assert "no ARM CPU" in text
+
+
+def test_a_cpu_whose_instructions_are_unknown_is_said_to_lack_none() -> None:
+    change("artifacts/profile.json", machine=MACHINE | {"avx2": False})
+    text = render_report(results())
+    assert "no vector instructions are known" in text
+    assert "lacks VNNI" not in text
 
 
 def test_names_of_points_are_moved_apart_and_stay_inside() -> None:

@@ -6,6 +6,7 @@ layer's output on training images, not for its weights (data-aware truncation, a
 """
 
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -43,11 +44,12 @@ class Layer:
     def rank(self, threshold: float, round_to: int) -> int:
         """The directions that keep more energy for each MAC than `threshold`, rounded down; 0 where it can't pay."""
         rank = int((self.energies / self.macs_per_rank > threshold).sum())
-        rank = max(rank - rank % round_to, self.least_rank(round_to))
+        step = self.least_rank(round_to)
+        rank = max(rank - rank % step, step)
         return rank if rank * self.macs_per_rank < self.macs else 0
 
     def least_rank(self, round_to: int) -> int:
-        """`round_to`, or 1 where that wouldn't pay."""
+        """`round_to`, or 1 where that wouldn't pay: ranks are multiples of it."""
         return round_to if round_to * self.macs_per_rank < self.macs else 1
 
     def cost(self, rank: int) -> int:
@@ -95,8 +97,8 @@ def factorize(
     high = max(float(layer.energies[0]) / layer.macs_per_rank for layer in measured.values())
     if (least := macs_at(high)) > macs_ratio * total:
         raise ValueError(
-            f"lowrank.macs_ratio must be at least {least / total:.3f} with these lowrank.layers, got {macs_ratio}; "
-            "raise it or list more layers"
+            f"lowrank.macs_ratio must be at least {math.ceil(1000 * least / total) / 1000} with these lowrank.layers, "
+            f"got {macs_ratio}; raise it or list more layers"
         )
     low = 0.0
     for _ in range(BISECTIONS):

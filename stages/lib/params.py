@@ -22,6 +22,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]  # [0, 1)
 PrunedModel = Literal["structured", "unstructured"]
 FinetunedModel = Literal[PrunedModel, "lowrank"]
+SparseModel = Literal["unstructured"]
 Model = Literal["base", FinetunedModel, "distilled"]
 Precision = Literal["fp32", "int8"]
 
@@ -126,7 +127,7 @@ class Models(Section):
     pruned: list[PrunedModel] = Field(description="Made from the base by the stage prune")
     finetuned: list[FinetunedModel] = Field(description="Fine-tuned after it, or after the stage factorize")
     reported: list[Model] = Field(min_length=1, description="Quantized, evaluated, profiled: rows of the report")
-    packed: list[Model] = Field(description="Sparse ones, whose files are packed for shipping")
+    packed: list[SparseModel] = Field(description="Those whose files are packed for shipping")
 
     @model_validator(mode="after")
     def _each_is_made_before_it_is_used(self) -> Self:
@@ -143,7 +144,9 @@ class Models(Section):
         for key, (names, source, made) in sources.items():
             for name in names:
                 if name not in made:
-                    raise ValueError(f"models.{key} has {name!r}, which models.{source} lacks; add it there")
+                    raise ValueError(
+                        f"models.{key} has {name!r}, which models.{source} lacks; add it there or remove it here"
+                    )
         return self
 
 
@@ -171,7 +174,12 @@ class Prune(Section):
     )
 
     @model_validator(mode="after")
-    def _sparsity_rises(self) -> Self:
+    def _ratios_fit(self) -> Self:
+        if self.scope == "global" and self.ratio > self.max_ratio:
+            raise ValueError(
+                f"prune.ratio must be at most prune.max_ratio ({self.max_ratio}) where prune.scope is global, "
+                f"got {self.ratio}; change one of them"
+            )
         if self.start_sparsity is not None and self.start_sparsity > self.sparsity:
             raise ValueError(
                 f"prune.start_sparsity must be at most prune.sparsity ({self.sparsity}), got {self.start_sparsity}"

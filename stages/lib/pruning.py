@@ -16,6 +16,7 @@ from stages.lib.googlenet import GoogLeNet
 from stages.lib.sparsity import Scope
 
 BATCH_SIZE = 250
+ROUNDING = 1e-9  # of floats: 160 * (1 - 0.2 * 3 / 3) is just below 128
 IMPORTANCES = {
     "magnitude": tp.importance.GroupMagnitudeImportance(p=2),
     "bn_scale": tp.importance.BNScaleImportance(),
@@ -71,7 +72,7 @@ def prune_channels(
 
     full = tuple(full_widths or model.architecture.widths)
     kept = (
-        [int(width * (1 - ratio)) for width in full]
+        [int(width * (1 - ratio) + ROUNDING) for width in full]
         if scope == "uniform"
         else _most_important(scores, full, ratio=ratio, max_ratio=max_ratio)
     )
@@ -129,7 +130,8 @@ def reestimate_batch_norm(model: GoogLeNet, images: Tensor) -> GoogLeNet:
         norm.train()
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over batches
-    for batch in images.split(BATCH_SIZE):
+    # Even batches: each counts the same, however small.
+    for batch in images.tensor_split(math.ceil(len(images) / BATCH_SIZE)):
         result(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -138,7 +140,7 @@ def reestimate_batch_norm(model: GoogLeNet, images: Tensor) -> GoogLeNet:
 
 def _most_important(scores: Sequence[Tensor], full: Sequence[int], *, ratio: float, max_ratio: float) -> list[int]:
     """How many channels each layer keeps if the least important of all layers go, within the bound of each."""
-    least = [max(1, math.ceil(width * (1 - max_ratio))) for width in full]
+    least = [max(1, math.ceil(width * (1 - max_ratio) - ROUNDING)) for width in full]
     # A layer's most important channels are safe; the others compete.
     competing = [(score, i) for i, s in enumerate(scores) for score in sorted(s.tolist())[: len(s) - least[i]]]
     num_removed = sum(map(len, scores)) - round(sum(full) * (1 - ratio))

@@ -6,7 +6,15 @@ from stages.lib.promises import promises_section
 from stages.lib.references import references
 from stages.lib.results import Results, Variant
 from stages.lib.sentences import against, paragraph
-from stages.lib.tables import data_name, original_notes, original_table, setup_table, small_budget, variants_table
+from stages.lib.tables import (
+    data_name,
+    original_notes,
+    original_table,
+    pruning_epochs,
+    setup_table,
+    small_budget,
+    variants_table,
+)
 from stages.lib.wording import (
     SAME_LATENCY,
     is_faster,
@@ -76,19 +84,26 @@ def _budget_warning(results: Results) -> list[str]:
     budgets = [f"{plural(params.train.epochs, 'epoch')} of training"]
     if results.compression:
         budgets.append(f"{params.finetune.epochs:,} of fine-tuning")
+    if within := pruning_epochs(results):
+        budgets.append(f"{within:,} within structured pruning")
     if "distilled" in results.models:
         budgets.append(f"{params.distill.epochs:,} of distillation")
+    started = [f"`{m}`" for m in results.models if m in results.compression or _starts_from_base(results, m)]
     return [
         f"**This run had a small budget:** {listed(budgets)}, on "
         f"{results.training['base'].num_train_images:,} images of {data_name(params.data)}. "
         "Its errors say how the methods compare, not how good they can get."
         + (
-            " The compressed models go on from `base` and so have had more training than it: where one errs less, that "
-            "is a likely cause."
-            if results.compression
+            f" Started from `base`, and so trained for longer in all: {listed(started)}. Where one of them errs less "
+            "than `base`, that is a likely cause."
+            if started
             else ""
         )
     ]
+
+
+def _starts_from_base(results: Results, model: str) -> bool:
+    return model == "distilled" and results.params.distill.start == "base"
 
 
 def _summary(results: Results) -> str:
@@ -177,7 +192,7 @@ def _platforms(results: Results) -> str:
     machine = results.profile.machine
     vnni = machine.avx512_vnni or machine.avx_vnni
     if not (machine.avx2 or machine.avx512f or vnni):
-        return "The int8 files were timed on this CPU, which has no AVX2; CPUs with AVX2 or VNNI were not run."
+        return "The int8 files were timed on this CPU alone, of which no vector instructions are known."
     ours, other = ("with", "without") if vnni else ("without", "with")
     return (
         f"The int8 files were timed on this x86 CPU {ours} VNNI; in this run they were timed on none {other} it, "

@@ -1,8 +1,11 @@
 """A paragraph for each variant: what it is, and what it costs and gains, in sentences made from the numbers."""
 
+from collections.abc import Sequence
+
 from stages.lib.references import rises_gradually
-from stages.lib.results import Results, Variant
+from stages.lib.results import Compression, Results, Variant
 from stages.lib.wording import (
+    SAME_LATENCY,
     error_verdict,
     gains_nothing,
     is_faster,
@@ -13,6 +16,7 @@ from stages.lib.wording import (
     plural,
     significant,
     size_verdict,
+    speed_up,
     standard_error_pct,
 )
 
@@ -70,7 +74,7 @@ def _structured(results: Results, variant: Variant) -> list[str]:
     where = (
         "of the channels of every convolution"
         if prune.scope == "uniform"
-        else f"of all channels, wherever they matter least, but at most {percent(prune.max_ratio)} of a layer's"
+        else f"of all channels, wherever they matter least, but at most {percent(_most_lost(shape))} of a layer's"
     )
     how = "".join(
         (
@@ -90,14 +94,26 @@ def _structured(results: Results, variant: Variant) -> list[str]:
         _fate(results, variant.model),
         against(variant, base, subject="Against `base` it"),
     ]
-    if prune.round_to is None or prune.round_to % SIMD_CHANNELS:
-        faster = is_faster(variant, base)
-        cause = "Some of the possible speed is probably lost" if faster else "A likely cause of this speed"
+    fewer_macs = base.cost.macs / variant.cost.macs
+    uneven, uneven_before = _uneven(shape.widths), _uneven(shape.base_widths)
+    if speed_up(variant, base) * (1 + SAME_LATENCY) < fewer_macs and uneven > uneven_before:
         sentences.append(
-            f"{cause}: `prune.round_to: {prune.round_to or 'null'}` leaves channel counts that are no multiple of "
-            f"{SIMD_CHANNELS}, and these fill the CPU's vector instructions badly."
+            f"By its MACs it could be {fewer_macs:.2f} times as fast. A likely cause of the difference: "
+            f"{percent(uneven)} of its convolutions, against {percent(uneven_before)} of those of `base`, have channel "
+            f"counts that are no multiple of {SIMD_CHANNELS} (`prune.round_to: {prune.round_to or 'null'}`), and these "
+            "fill the CPU's vector instructions badly."
         )
     return sentences
+
+
+def _most_lost(shape: Compression) -> float:
+    """The largest share of its channels that a convolution lost."""
+    return max(1 - width / before for width, before in zip(shape.widths, shape.base_widths, strict=True))
+
+
+def _uneven(widths: Sequence[int]) -> float:
+    """Share of the convolutions whose channels don't fill vector registers."""
+    return sum(width % SIMD_CHANNELS > 0 for width in widths) / len(widths)
 
 
 def _unstructured(results: Results, variant: Variant) -> list[str]:
@@ -122,11 +138,12 @@ def _unstructured(results: Results, variant: Variant) -> list[str]:
 
 def _lowrank(results: Results, variant: Variant) -> list[str]:
     lowrank, base, ranks = results.params.lowrank, results.variant("base"), results.compression["lowrank"].ranks
+    num_images = min(lowrank.images, results.training["base"].num_train_images)
     return [
         f"has {sum(map(bool, ranks)):,} of its {len(results.compression['lowrank'].widths) + 1:,} layers replaced by "
         f"two thinner ones each, with ranks that are to leave {percent(lowrank.macs_ratio)} of the MACs: "
         f"{_left(variant, base)}. The factorization is data-aware: it minimizes the error of a layer's output on "
-        f"{plural(lowrank.images, 'training image')}, not that of its weights.",
+        f"{plural(num_images, 'training image')}, not that of its weights.",
         _fate(results, variant.model),
         against(variant, base, subject="Against `base` it"),
     ]

@@ -51,6 +51,12 @@ def small_budget(params: Params) -> bool:
     return data.name != "cifar100" or params.train.epochs < FEW_EPOCHS or data.limit_per_class is not None
 
 
+def pruning_epochs(results: Results) -> int:
+    """Epochs that `structured` is trained for within pruning, besides its fine-tuning after it."""
+    prune = results.params.prune
+    return (prune.steps - 1) * prune.step_epochs + prune.sparsify_epochs if "structured" in results.models else 0
+
+
 def variants_table(results: Results) -> str:
     """A row for every variant, with differences and ratios to `base`."""
     base = results.variant("base")
@@ -108,6 +114,8 @@ def original_notes(results: Results) -> str:
     elif params.data.limit_per_class:
         notes.append("The original was trained on all of CIFAR-100, this run on a part of it.")
     finetuned = f" and {params.finetune.epochs:,}" if results.compression else ""
+    if within := pruning_epochs(results):
+        finetuned += f", and `structured` for {within:,} more within pruning"
     notes += [
         "The original was trained for 200 epochs and fine-tuned for about 100, this run for "
         f"{params.train.epochs:,}{finetuned}.",
@@ -157,6 +165,7 @@ def setup_table(results: Results) -> str:
     num_test = results.variant("base").accuracy.num_images
     width = "" if params.model.width == 1 else f" with {params.model.width:g} times its channels"
     finetuned = [model for model in results.models if model in params.models.finetuned]
+    within = pruning_epochs(results)
     rows = [
         ("Data", data_name(params.data) + (f", at most {plural(limit, 'image')} of each class" if limit else "")),
         (
@@ -167,6 +176,7 @@ def setup_table(results: Results) -> str:
         ("Network", f"GoogLeNet{width}, {'with' if params.model.stem_pool else 'without'} pooling after its stem"),
         ("Training of `base`", _budget(params.train, training)),
         *((f"Fine-tuning of `{model}`", _budget(params.finetune, results.training[model])) for model in finetuned),
+        *([("Training within structured pruning", plural(within, "epoch"))] if within else []),
         *(
             (f"Distillation of `{model}`", _budget(params.distill, results.training[model]))
             for model in results.models
