@@ -179,7 +179,7 @@ def _method(results: Results) -> str:
         f"of {plural(profile.calls_per_round, 'timed call')} each, in shuffled order and after a warm-up, so that a "
         "busy moment of the machine hits all of them alike.",
         "Memory is the growth of the process's resident memory at its peak, from just before the model was loaded, "
-        "with the libraries already imported.",
+        "with the libraries already imported; to restore a packed model takes its share.",
         "MACs are multiply-accumulates of convolutions and the linear layer for one image; zeros count as any value.",
         _platforms(results),
         "Errors hardly depend on the machine; latency and memory are those of the machine above.",
