@@ -13,6 +13,7 @@ from stages.lib.wording import standard_error_pct
 
 LABEL_SPACING = 0.07  # of the height of the axes
 LABEL_DISTANCE = 0.05  # of the width of the axes, from the point to its name
+RIGHT_UP_TO = 0.6  # of the width of the axes: names stand on the right of points up to here, else on the left
 FEW_EPOCHS = 30  # up to here each epoch gets a dot, so that a single one can be seen
 
 
@@ -100,7 +101,7 @@ def _label(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
     sides: dict[str, list[tuple[float, float, tuple[float, float], str]]] = {"left": [], "right": []}
     for x, y, name in points:
         across, height = to_fraction.transform((x, y))
-        sides["right" if across < 0.5 else "left"].append((height, across, (x, y), name))
+        sides["right" if across < RIGHT_UP_TO else "left"].append((height, across, (x, y), name))
     for side, labels in sides.items():
         labels.sort()
         heights = _spread([height for height, *_ in labels])
