@@ -131,8 +131,8 @@ def test_int8_file_agrees_with_fp32(fp32_path: Path, images: np.ndarray, method:
     fp32 = logits_of(fp32_path, images)
     int8 = logits_of(quantized(fp32_path, images, method=method), images)
     assert (fp32.argmax(axis=1) == int8.argmax(axis=1)).mean() > 0.9
-    if method != "entropy":  # which cuts off large values
-        assert np.abs(fp32 - int8).mean() < 0.25 * fp32.std(axis=0).mean()
+    limit = 0.35 if method == "entropy" else 0.25  # it cuts off large values, how many differs by machine
+    assert np.abs(fp32 - int8).mean() < limit * fp32.std(axis=0).mean()
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
