@@ -26,8 +26,8 @@ from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.params import load_params
 from stages.lib.run import Run
 
-ROUNDS = 3
-STEPS = {"cpu": 3, "cuda": 100}  # of a round
+ROUNDS = 5
+STEPS = {"cpu": 4, "cuda": 100}  # of a round
 BATCH_SIZE = 128
 NUM_IMAGES = BATCH_SIZE * 200
 NUM_WORKERS = 2

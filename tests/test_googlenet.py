@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
+from stages.lib.googlenet import Architecture, GoogLeNet, Inception, scaled_widths
 
 
 def num_parameters(**changes: object) -> int:
@@ -43,3 +43,21 @@ def test_normalization_is_part_of_the_network(tiny: GoogLeNet) -> None:
     mean, std = tiny.mean.clone(), tiny.std.clone()
     tiny.set_normalization(np.zeros(3), np.ones(3))
     assert torch.allclose(tiny((images - mean) / std), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [(), (0,) * 3 + (2,) + (0,) * 63])
+def test_heads_that_share_an_input_train_as_if_apart(monkeypatch: pytest.MonkeyPatch, ranks: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    widths = scaled_widths(0.1)
+    model = GoogLeNet(Architecture(widths, num_classes=3, stem_pool=True, dropout=0.0, ranks=ranks)).double()
+    block, x = model.blocks[0].train(), torch.rand(4, widths[2], 5, 5, dtype=torch.double)
+
+    def gradients() -> list[torch.Tensor]:
+        images = x.clone().requires_grad_()
+        loss = (block(images) ** 2).sum()
+        return list(torch.autograd.grad(loss, [images, *block.parameters()]))
+
+    together = gradients()
+    monkeypatch.setattr(Inception, "_heads", lambda self, x: [self.branch1(x), self.branch2[0](x), self.branch3[0](x)])
+    for one, other in zip(together, gradients(), strict=True):
+        assert torch.allclose(one, other, atol=1e-9)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 STEM = (64, 64, 192)
 # A block's branches: 1x1 | 1x1 -> 3x3 | 1x1 -> 3x3 -> 3x3 | pool -> 1x1, a width for each convolution.
@@ -79,6 +80,11 @@ class ConvBN(nn.Sequential):
             convolution = nn.Conv2d(in_channels, out_channels, k, padding=pad, bias=bias)
         super().__init__(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
+    def normalize(self, x: Tensor) -> Tensor:
+        """What follows the convolution: batch normalization and ReLU."""
+        y: Tensor = self[2](self[1](x))
+        return y
+
     @property
     def last_convolution(self) -> nn.Conv2d:
         """The one whose outputs are normalized: module 0, or the second of its two factors."""
@@ -111,7 +117,22 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (N, in_channels, H, W) to (N, out_channels, H, W)."""
-        return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], dim=1)
+        x1, x2, x3 = self._heads(x)
+        x2 = self.branch2[1](x2)
+        x3 = self.branch3[2](self.branch3[1](x3))
+        return torch.cat([x1, x2, x3, self.branch4(x)], dim=1)
+
+    def _heads(self, x: Tensor) -> list[Tensor]:
+        """What the 1x1 layers that read x give: those of branches 1, 2 and 3."""
+        heads = [head for head in (self.branch1, self.branch2[0], self.branch3[0]) if isinstance(head, ConvBN)]
+        convolutions = [head[0] for head in heads if isinstance(head[0], nn.Conv2d)]
+        if not self.training or len(convolutions) < len(heads):
+            return [head(x) for head in heads]
+        # As one convolution: x is read once and has one gradient, where three would have to be added up.
+        weight, bias = (torch.cat([getattr(layer, name) for layer in convolutions]) for name in ("weight", "bias"))
+        outputs = functional.conv2d(x, weight, bias).split([layer.out_channels for layer in convolutions], dim=1)
+        dense = (output.contiguous(memory_format=torch.channels_last) for output in outputs)
+        return [head.normalize(output) for head, output in zip(heads, dense, strict=True)]
 
 
 class GoogLeNet(nn.Module):

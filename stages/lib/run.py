@@ -77,6 +77,7 @@ class Run:
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.momentum > 0,
+            fused=True,
         )
         self.loss_sum = torch.zeros((), device=self.device)  # of the epoch so far
         # What is averaged and what comes in, statistics of batch normalization included.
