@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 define SUMMARY
 import pandas
 columns = ["top1_error_pct", "num_parameters", "macs", "file_bytes", "latency_cpu_ms", "memory_mb"]
-metrics = pandas.read_json("demo/metrics.json", orient="index")[columns]
+metrics = pandas.read_json("demo/metrics.json", orient="index", precise_float=True)[columns]
 print(metrics.map("{:,}".format).to_markdown(disable_numparse=True, stralign="right"))
 endef
 export SUMMARY
