@@ -15,7 +15,7 @@ print(metrics.map("{:,}".format).to_markdown(disable_numparse=True, stralign="ri
 endef
 export SUMMARY
 
-.PHONY: help install demo repro bench-train bench-compress tune-lowrank test test-fast check clean
+.PHONY: help install demo repro bench-train bench-here bench-compress tune-lowrank test test-fast check clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ demo: install ## run the whole pipeline on scikit-learn's digits, in a clone und
 
 bench-train: install ## compare the speed of our training loop with the customary one
 	$(VENV)/bin/python -m benchmarks.train
+
+bench-here: install ## measure the pulled models on this machine
+	$(VENV)/bin/python -m benchmarks.here
 
 bench-compress: $(BENCH_VENV)/.installed ## compare our int8 base with what ONNX Runtime and NNCF make of it
 	$(BENCH_VENV)/bin/python -m benchmarks.compress

@@ -13,8 +13,6 @@ import importlib.util
 import io
 import logging
 import os
-import platform
-import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,11 +24,12 @@ import numpy as np
 import onnx
 from tabulate import tabulate
 
+from benchmarks.here import describe_cpu
 from stages.lib.data import Images, read_images, split_validation
 from stages.lib.engines import OnnxEngine
 from stages.lib.errors import one_line_errors
 from stages.lib.inference import classify, error_pct, open_session
-from stages.lib.measuring import CPU_FLAGS, count_threads, measure
+from stages.lib.measuring import count_threads, measure
 from stages.lib.params import load_params
 from stages.quantize import SEED
 
@@ -172,17 +171,6 @@ def table_rows(results: Mapping[str, Result]) -> list[tuple[str, ...]]:
         )
         for name, result in results.items()
     ]
-
-
-def describe_cpu() -> str:
-    """The CPU and those of its vector instructions that int8 depends on."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        text = ""
-    name = re.search(r"model name\s*:\s*(.+)", text)
-    flags = [flag for flag in CPU_FLAGS if re.search(rf"\b{flag}\b", text)]
-    return " ".join([name[1] if name else platform.processor() or platform.machine(), *flags])
 
 
 if __name__ == "__main__":

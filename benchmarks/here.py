@@ -1,0 +1,126 @@
+"""Latency of the committed models on this machine, beside the recorded one: `make bench-here`.
+
+It measures the files that ship, as `stages.profile` does, and leaves all of `artifacts/` as it is. Where the fp32 ONNX
+files are missing, as after `dvc pull`, they are exported to a temporary folder; without PyTorch, which that needs, fp32
+models that don't ship packed are left out. Nothing else here imports torch.
+"""
+
+import importlib.util
+import json
+import platform
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_args
+
+from tabulate import tabulate
+
+from stages.lib.engines import OnnxEngine
+from stages.lib.errors import one_line_errors
+from stages.lib.inference import open_session
+from stages.lib.measuring import CPU_FLAGS, Measurement, count_threads, measure
+from stages.lib.params import Precision, load_params, variant_name
+
+DOT_PRODUCTS = "asimddp"  # ARM's instructions for int8
+HEADERS = (
+    "variant",
+    "top-1 error, %",
+    "file, MB",
+    "latency here, ms (p5 to p95)",
+    "times as fast",
+    "recorded, ms",
+    "times as fast",
+)
+
+
+def main() -> None:
+    """Read the models and metrics.json, print a table."""
+    params = load_params()
+    recorded = json.loads(Path("metrics.json").read_text(encoding="utf-8"))
+    threads = count_threads(params.profile.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = find_files(params.models.reported, params.models.packed, exports=Path(folder))
+        if unknown := [name for name in paths if name not in recorded]:
+            raise ValueError(f"metrics.json must hold every variant, found none of {unknown}; run dvc repro")
+        print(f"measuring {len(paths)} models with {threads} threads", flush=True)
+        engines: dict[str, Callable[[], OnnxEngine]] = {
+            name: partial(OnnxEngine, path, threads) for name, path in paths.items()
+        }
+        measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
+    print(f"\none image at a time, {params.profile.rounds} rounds of {params.profile.calls_per_round} calls in turns;")
+    print(f"{describe_cpu()}, {threads} threads, onnxruntime {version('onnxruntime')}\n")
+    print(tabulate(table_rows(measured, recorded), headers=HEADERS, tablefmt="github", disable_numparse=True))
+
+
+def find_files(models: Sequence[str], packed: Sequence[str], *, exports: Path) -> dict[str, Path]:
+    """The file of each variant that can be measured; what is missing in fp32 is exported to the folder `exports`.
+
+    Raises:
+        ValueError: If a model is not there.
+    """
+    paths = {}
+    for model in models:
+        for precision in get_args(Precision):
+            name = variant_name(model, precision)
+            path = Path(f"artifacts/{precision}/{model}.onnx")
+            if model in packed:
+                path = Path(f"artifacts/packed/{model}-{precision}.onnx.packed")
+            elif precision == "fp32" and not path.is_file():
+                if importlib.util.find_spec("torch") is None:
+                    print(f"{name} is left out: to export it takes PyTorch")
+                    continue
+                path = exports / f"{model}.onnx"
+                export(model, path)
+            if not path.is_file():
+                raise ValueError(f"{path} must be the file of {name}, found none; run dvc pull --allow-missing")
+            paths[name] = path
+    return paths
+
+
+def export(model: str, path: Path) -> None:
+    """Export a model's checkpoint to ONNX, with the class names of its int8 file."""
+    from stages.lib.checkpoint import load_model
+    from stages.lib.export import export_onnx
+
+    int8 = open_session(Path(f"artifacts/int8/{model}.onnx"), threads=1)
+    classes = json.loads(int8.get_modelmeta().custom_metadata_map["classes"])
+    print(f"exporting {model}", flush=True)
+    export_onnx(load_model(Path(f"artifacts/models/{model}.safetensors")), path, classes=classes)
+
+
+def table_rows(measured: Mapping[str, Measurement], recorded: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each variant, with the fields of `HEADERS`; ratios are to `base`, where it was measured."""
+    here = {name: measurement.percentile_ms(50) for name, measurement in measured.items()}
+    there = {name: recorded[name]["latency_cpu_ms"] for name in measured}
+    return [
+        (
+            name,
+            f"{recorded[name]['top1_error_pct']:.2f}",
+            f"{recorded[name]['file_bytes'] / 1e6:.2f}",
+            f"{here[name]:.2f} ({measurement.percentile_ms(5):.2f} to {measurement.percentile_ms(95):.2f})",
+            f"{here['base'] / here[name]:.2f}" if "base" in here else "-",
+            f"{there[name]:.2f}",
+            f"{there['base'] / there[name]:.2f}" if "base" in there else "-",
+        )
+        for name, measurement in measured.items()
+    ]
+
+
+def describe_cpu() -> str:
+    """The CPU and those of its vector instructions that int8 depends on."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        text = ""
+    fields = dict(re.findall(r"^([\w ]+?)\s*:\s*(.+)$", text, re.MULTILINE))
+    name = fields.get("model name") or fields.get("Model") or platform.processor() or platform.machine()
+    flags = [flag for flag in (*CPU_FLAGS, DOT_PRODUCTS) if re.search(rf"\b{flag}\b", text)]
+    return " ".join([name, *flags])
+
+
+if __name__ == "__main__":
+    with one_line_errors("bench-here"):
+        main()

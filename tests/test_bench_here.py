@@ -1,0 +1,64 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import here
+from stages.lib.checkpoint import save_model
+from stages.lib.export import export_onnx
+from stages.lib.googlenet import GoogLeNet
+from stages.lib.measuring import Measurement
+
+
+@pytest.fixture
+def pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with what `dvc pull` brings of a model and of a packed one; their contents don't matter."""
+    monkeypatch.chdir(tmp_path)
+    for file in ("int8/base.onnx", "packed/sparse-fp32.onnx.packed", "packed/sparse-int8.onnx.packed"):
+        path = Path("artifacts", file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+@pytest.mark.usefixtures("pulled")
+def test_without_torch_every_file_that_was_pulled_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert here.find_files(["base", "sparse"], ["sparse"], exports=Path("exports")) == {
+        "base-int8": Path("artifacts/int8/base.onnx"),
+        "sparse": Path("artifacts/packed/sparse-fp32.onnx.packed"),
+        "sparse-int8": Path("artifacts/packed/sparse-int8.onnx.packed"),
+    }
+
+
+def test_missing_model_names_the_remedy(pulled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    (pulled / "artifacts/int8/base.onnx").unlink()
+    with pytest.raises(ValueError, match=r"int8/base.onnx must .*; run dvc pull --allow-missing$"):
+        here.find_files(["base"], [], exports=Path("exports"))
+
+
+def test_missing_fp32_file_is_exported_elsewhere(pulled: Path, tiny: GoogLeNet) -> None:
+    classes = [str(label) for label in range(tiny.architecture.num_classes)]
+    export_onnx(tiny, pulled / "artifacts/int8/base.onnx", classes=classes)  # read for its class names alone
+    save_model(tiny, pulled / "artifacts/models/base.safetensors")
+    exports = pulled / "exports"
+    paths = here.find_files(["base"], [], exports=exports)
+    assert paths["base"] == exports / "base.onnx"
+    assert paths["base"].read_bytes() == (pulled / "artifacts/int8/base.onnx").read_bytes()
+    assert not (pulled / "artifacts/fp32").exists()
+
+
+def test_table_has_every_field_and_ratios_to_base() -> None:
+    measured = {
+        name: Measurement(np.array([ms - 1, ms, ms + 1]), {}) for name, ms in (("base", 8.0), ("base-int8", 4.0))
+    }
+    recorded = {
+        "base": {"top1_error_pct": 20.0, "file_bytes": 10_000_000, "latency_cpu_ms": 6.0},
+        "base-int8": {"top1_error_pct": 20.5, "file_bytes": 2_500_000, "latency_cpu_ms": 2.0},
+    }
+    rows = here.table_rows(measured, recorded)
+    assert all(len(row) == len(here.HEADERS) for row in rows)
+    assert rows[1] == ("base-int8", "20.50", "2.50", "4.00 (3.10 to 4.90)", "2.00", "2.00", "3.00")
+    assert here.table_rows({"base-int8": measured["base-int8"]}, recorded)[0][4] == "-"
