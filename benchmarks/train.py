@@ -3,9 +3,11 @@
 The customary loop is a DataLoader with workers, torchvision's transforms image by image, the default memory layout and
 fp32. Both train the full GoogLeNet on the same random 32 x 32 images with crops and flips. Each has a process of its
 own, since ours changes how its process keeps memory. They take turns, so that a busy moment of the machine hits both;
-a ratio is taken in each round, and the spread is over rounds.
+a ratio is taken in each round, and the spread is over rounds. The last row of the CPU's table is the loop as its preset
+uses it, with small images first: what an epoch costs there, averaged over the run.
 """
 
+import itertools
 import multiprocessing
 import statistics
 import time
@@ -28,14 +30,14 @@ from stages.lib.run import Run
 
 ROUNDS = 5
 STEPS = {"cpu": 4, "cuda": 100}  # of a round
+STEPS_OF_PRESET = 10  # of a round, evenly spaced over a run, so that each image size has its share
 BATCH_SIZE = 128
 NUM_IMAGES = BATCH_SIZE * 200
 NUM_WORKERS = 2
 CUSTOMARY = "customary, fp32"
+PRESET = "ours, as in cpu.yaml"
 
-RECIPE = load_params(Path("presets/cpu.yaml")).train.model_copy(
-    update={"batch_size": BATCH_SIZE, "epochs": 100, "image_sizes": {32: 1}}
-)
+RECIPE = load_params(Path("presets/cpu.yaml")).train.model_copy(update={"batch_size": BATCH_SIZE, "epochs": 100})
 
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
@@ -86,10 +88,17 @@ def customary(images: Images, device: torch.device) -> Callable[[], None]:
 
 
 def ours(images: Images, device: torch.device, precision: str) -> Callable[[], None]:
-    """A function that makes one step of our loop."""
-    recipe = RECIPE.model_copy(update={"device": device.type, "precision": precision})
+    """A function that makes one step of our loop, on whole images."""
+    recipe = RECIPE.model_copy(update={"device": device.type, "precision": precision, "image_sizes": {32: 1}})
     run = Run(new_model(), images, recipe=recipe, keep_zeros=False)
     steps = iter(range(run.num_steps))
+    return lambda: run.train_step(next(steps))
+
+
+def ours_as_preset(images: Images, device: torch.device) -> Callable[[], None]:
+    """A function that makes one step of our loop, on images of the preset's sizes in turns."""
+    run = Run(new_model(), images, recipe=RECIPE.model_copy(update={"device": device.type}), keep_zeros=False)
+    steps = itertools.cycle(range(0, run.num_steps, run.num_steps // STEPS_OF_PRESET))
     return lambda: run.train_step(next(steps))
 
 
@@ -99,14 +108,14 @@ def new_model() -> GoogLeNet:
     return GoogLeNet(Architecture(scaled_widths(1.0), num_classes=100, stem_pool=True, dropout=0.0))
 
 
-def images_per_s(step: Callable[[], None], device: torch.device) -> float:
+def images_per_s(step: Callable[[], None], device: torch.device, num_steps: int) -> float:
     """Speed over one round."""
     start = time.perf_counter()
-    for _ in range(STEPS[device.type]):
+    for _ in range(num_steps):
         step()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return STEPS[device.type] * BATCH_SIZE / (time.perf_counter() - start)
+    return num_steps * BATCH_SIZE / (time.perf_counter() - start)
 
 
 def random_images() -> Images:
@@ -120,6 +129,7 @@ LOOPS: dict[str, Callable[[Images, torch.device], Callable[[], None]]] = {
     CUSTOMARY: customary,
     "ours, fp32": lambda images, device: ours(images, device, "fp32"),
     "ours, bf16": lambda images, device: ours(images, device, "bf16"),
+    PRESET: ours_as_preset,
 }
 
 
@@ -127,8 +137,9 @@ def serve(loop: str, device_name: str, connection: Connection) -> None:
     """Make a round and send its speed, each time one is asked for."""
     device = torch.device(device_name)
     step = LOOPS[loop](random_images(), device)
+    num_steps = STEPS_OF_PRESET if loop == PRESET else STEPS[device.type]
     while connection.recv():
-        connection.send(images_per_s(step, device))
+        connection.send(images_per_s(step, device, num_steps))
 
 
 def measure(device: str) -> dict[str, list[float]]:
@@ -137,6 +148,8 @@ def measure(device: str) -> dict[str, list[float]]:
     connections = {}
     native = pick_precision("auto", torch.device(device)) == torch.bfloat16
     loops = [loop for loop in LOOPS if native or "bf16" not in loop]  # emulated, it takes minutes a step
+    if device != "cpu":
+        loops.remove(PRESET)
     for loop in loops:
         connections[loop], theirs = context.Pipe()
         context.Process(target=serve, args=(loop, device, theirs)).start()
