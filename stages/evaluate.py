@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from stages.lib.data import read_images
 from stages.lib.errors import one_line_errors
 from stages.lib.files import replacing
-from stages.lib.inference import classify, error_pct, file_sha256, open_session
+from stages.lib.inference import classify, error_pct, file_sha256, find_missed, open_session
 from stages.lib.params import Model, Precision, load_params, variant_name
 
 BATCH_SIZE = 100
@@ -30,6 +32,7 @@ def main() -> None:
         "top1_error_pct": error_pct(logits, images.labels, top=1),
         "top5_error_pct": error_pct(logits, images.labels, top=5),
         "num_images": len(images),
+        "missed_hex": np.packbits(find_missed(logits, images.labels, top=1)).tobytes().hex(),
         "file_sha256": file_sha256(path),
     }
     with replacing(Path(f"artifacts/evaluation/{args.model}-{args.precision}.json")) as output:

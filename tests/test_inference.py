@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.lib.inference import error_pct, open_session
+from stages.lib.inference import error_pct, find_missed, open_session
 
 LOGITS = np.array([[7, 6, 5, 4, 3, 2], [2, 3, 4, 5, 6, 7], [1, 9, 2, 8, 3, 7], [0, 0, 0, 0, 0, 1]], dtype=np.float32)
 
@@ -24,6 +24,10 @@ def test_top5_error_misses_only_the_last_of_six() -> None:
 
 def test_top5_of_fewer_classes_is_never_wrong() -> None:
     assert error_pct(LOGITS[:, :3], np.array([2, 1, 0, 2]), top=5) == 0
+
+
+def test_images_are_told_apart_by_whether_they_were_missed() -> None:
+    assert find_missed(LOGITS, np.array([0, 5, 3, 0]), top=1).tolist() == [False, False, True, True]
 
 
 def test_equal_logits_are_no_free_hits() -> None:

@@ -7,20 +7,19 @@ from stages.lib.wording import error_change, megabytes, percent, plural, signifi
 
 def base_error_cause(results: Results) -> str:
     """Why `base` errs on too many images."""
-    end = results.curves["base"][-1]
     return _budget(results) or (
-        f"`base` was trained for {plural(end.epoch, 'epoch')} and errs on {end.val_error_pct:.2f} % of the validation "
-        "images; no cause is known."
+        f"`base` was trained for {plural(results.params.train.epochs, 'epoch')} and errs on "
+        f"{results.val_error_pct('base'):.2f} % of the validation images; no cause is known."
     )
 
 
 def pruning_cause(results: Results, variant: Variant) -> str:
     """Why a pruned model errs on too many images: where fine-tuning began and ended, beside `base`."""
-    curve, base = results.curves[variant.model], results.curves["base"]
+    curve = results.curves[variant.model]
     start = f"from {curve[0].val_error_pct:.2f} " if curve[0].epoch == 0 else ""
     told = (
         f"Fine-tuning for {plural(curve[-1].epoch, 'epoch')} brought the error on the validation images {start}to "
-        f"{curve[-1].val_error_pct:.2f} %, where `base` has {base[-1].val_error_pct:.2f} %."
+        f"{results.val_error_pct(variant.model):.2f} %, where `base` has {results.val_error_pct('base'):.2f} %."
     )
     return _joined(told, _budget(results))
 

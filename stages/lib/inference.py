@@ -52,8 +52,8 @@ def classify(session: onnxruntime.InferenceSession, images: np.ndarray, *, batch
     return np.concatenate([session.run(["logits"], {"images": images[i : i + batch_size]})[0] for i in starts])
 
 
-def error_pct(logits: np.ndarray, labels: np.ndarray, *, top: int) -> float:
-    """Percentage of images whose label is not among the `top` largest logits (or all, where there are fewer).
+def find_missed(logits: np.ndarray, labels: np.ndarray, *, top: int) -> np.ndarray:
+    """Whether the label is not among the `top` largest logits (or all, where there are fewer), bool (N,).
 
     Args:
         logits: (N, num_classes); of equal ones the first counts as larger.
@@ -65,5 +65,10 @@ def error_pct(logits: np.ndarray, labels: np.ndarray, *, top: int) -> float:
     if not np.isfinite(logits).all():
         raise ValueError("logits must be finite, got NaN or infinity: the model diverged; lower its learning rate")
     guesses = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-    missed = (guesses != labels[:, None]).all(axis=1)
-    return 100 * float(missed.mean())
+    missed: np.ndarray = (guesses != labels[:, None]).all(axis=1)
+    return missed
+
+
+def error_pct(logits: np.ndarray, labels: np.ndarray, *, top: int) -> float:
+    """Percentage of images that `find_missed` finds."""
+    return 100 * float(find_missed(logits, labels, top=top).mean())

@@ -19,6 +19,7 @@ from stages.lib.tables import text_table
 from stages.lib.wording import (
     SAME_LATENCY,
     error_change,
+    noise_of_change,
     percent,
     shrinkage,
     speed_up,
@@ -169,7 +170,7 @@ def _error(variant: Variant, limit: float, cause: str, source: str = "") -> Prom
 
 
 def _loss(variant: Variant, reference: Variant, limit: float, goal: str, cause: str) -> Promise:
-    noise = 2 * math.hypot(*(standard_error_pct(each.accuracy) for each in (variant, reference)))
+    noise = noise_of_change(variant.accuracy, reference.accuracy)
     change = error_change(variant, reference)
     return Promise(goal, " points", change, limit, at_least=False, noise=noise, cause=cause)
 

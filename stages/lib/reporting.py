@@ -53,9 +53,10 @@ def render_report(results: Results) -> str:
         f"File is what ships{_packed(results)}. 1 MB is a million bytes.",
         "## What each method costs and gains",
         *(paragraph(results, variant) for variant in results.variants),
-        "A difference in top-1 error counts as noise below two standard errors of the difference, taking the two "
-        "models' mistakes as independent. They are tested on the same images, so the true noise is smaller. A "
-        f"difference in latency below {percent(SAME_LATENCY)} counts as none.",
+        "A difference in top-1 error counts as noise below two of its standard errors. Both models are tested on the "
+        "same images, so only those that one of them alone misses count. That is the noise of the choice of test "
+        "images; training again from another seed would move errors too, by how much was not measured. A difference in "
+        f"latency below {percent(SAME_LATENCY)}, within this one profile, counts as none.",
         *_channels(results),
         "## Beside the original report",
         original_table(results),

@@ -23,6 +23,12 @@ class Accuracy(Measured):
     top1_error_pct: float = Field(ge=0, le=100)
     top5_error_pct: float = Field(ge=0, le=100)
     num_images: int = Field(ge=1)
+    missed_hex: str = Field(pattern="^[0-9a-f]+$", description="A bit for each image, 1 where top-1 is wrong, in bytes")
+
+    @property
+    def missed(self) -> int:
+        """The bits of `missed_hex` as a number."""
+        return int(self.missed_hex, 16)
 
 
 class Cost(Measured):
@@ -162,6 +168,10 @@ class Results:
     def variant(self, name: str) -> Variant:
         """The variant of this name."""
         return next(variant for variant in self.variants if variant.name == name)
+
+    def val_error_pct(self, model: str) -> float:
+        """Validation error of the exported fp32 model; a curve has it as training computed it, perhaps in bf16."""
+        return self.quantization[model].fp32_val_error_pct
 
 
 def two_digits(value: float) -> float:

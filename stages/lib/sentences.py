@@ -208,7 +208,8 @@ def _fate(results: Results, model: str) -> str:
     if model == "unstructured" and rises_gradually(results):
         at = f" (at {percent(results.params.prune.start_sparsity or 0)} zeros)"
     before = f"{curve[0].val_error_pct:.2f} % before {name}{at} and " if curve[0].epoch == 0 else ""
-    after = f"{curve[-1].val_error_pct:.2f} % after {plural(curve[-1].epoch, 'epoch')} of {'it' if before else name}"
+    epochs = plural(curve[-1].epoch, "epoch")
+    after = f"{results.val_error_pct(model):.2f} % after {epochs} of {'it' if before else name}"
     return f"On the validation images its error was {before}{after}."
 
 

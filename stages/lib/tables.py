@@ -20,7 +20,7 @@ from stages.lib.wording import (
     speed_up,
 )
 
-FEW_EPOCHS = 100  # below this, a CIFAR-100 net is far from what it can reach
+FEW_EPOCHS = 100  # below this, a net trained from scratch is far from what it can reach
 # The results table of the report that this project started from, measured on an Nvidia Tesla T4.
 ORIGINAL_ROWS = (
     "Parameters",
@@ -47,8 +47,7 @@ def data_name(data: Data) -> str:
 
 def small_budget(params: Params) -> bool:
     """Whether the errors are those of a trial and not of a full run."""
-    data = params.data
-    return data.name != "cifar100" or params.train.epochs < FEW_EPOCHS or data.limit_per_class is not None
+    return params.train.epochs < FEW_EPOCHS or params.data.limit_per_class is not None
 
 
 def pruning_epochs(results: Results) -> int:

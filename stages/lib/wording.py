@@ -48,18 +48,29 @@ def duration(seconds: float) -> str:
 
 
 def standard_error_pct(accuracy: Accuracy) -> float:
-    """Binomial standard error of the top-1 error, in percentage points."""
-    error = accuracy.top1_error_pct / 100
-    return 100 * math.sqrt(error * (1 - error) / accuracy.num_images)
+    """Standard error of the top-1 error, in percentage points.
+
+    Two right and two wrong answers are added, so that it holds for few mistakes too (Agresti and Coull, 1998).
+    """
+    num_images = accuracy.num_images + 4
+    error = (accuracy.missed.bit_count() + 2) / num_images
+    return 100 * math.sqrt(error * (1 - error) / num_images)
+
+
+def noise_of_change(one: Accuracy, other: Accuracy) -> float:
+    """Two standard errors of the difference between two top-1 errors on the same images, in percentage points.
+
+    Only images that one of the two alone misses count, each kind with half an image more, so that it holds for few of
+    them too (Agresti and Min, 2005).
+    """
+    ours, theirs = (one.missed & ~other.missed).bit_count(), (other.missed & ~one.missed).bit_count()
+    num_images = one.num_images + 2
+    return 200 * math.sqrt(ours + theirs + 1 - (ours - theirs) ** 2 / num_images) / num_images
 
 
 def within_noise(one: Accuracy, other: Accuracy) -> bool:
-    """Whether two top-1 errors differ by less than two standard errors of their difference.
-
-    The two are taken as independent. They come from the same images, so the true noise is smaller.
-    """
-    noise = math.hypot(standard_error_pct(one), standard_error_pct(other))
-    return abs(one.top1_error_pct - other.top1_error_pct) <= 2 * noise
+    """Whether other test images could turn which of two top-1 errors is the lower one."""
+    return abs(one.top1_error_pct - other.top1_error_pct) <= noise_of_change(one, other)
 
 
 def speed_up(variant: Variant, reference: Variant) -> float:
