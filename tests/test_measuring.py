@@ -5,6 +5,7 @@ import os
 import time
 from functools import partial
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -53,6 +54,15 @@ class Dying(Sleeper):
         os._exit(9)
 
 
+class DyingLater(Sleeper):
+    """An engine whose process dies between two turns."""
+
+    def run(self) -> None:
+        super().run()
+        if self.calls == 1:
+            Timer(1.5 * measuring.WARM_UP_S, os._exit, (9,)).start()
+
+
 def refuse() -> Sleeper:
     raise ValueError("no such model")
 
@@ -71,6 +81,7 @@ def test_every_call_of_every_round_is_a_sample_from_a_process_of_its_own() -> No
     [
         (partial(Broken, 0), "bad: RuntimeError: out of ideas"),
         (partial(Dying, 0), "bad: its process died with exit code 9; is there enough memory?"),
+        (partial(DyingLater, 0), "bad: its process died with exit code 9; is there enough memory?"),
         (refuse, "bad: ValueError: no such model"),
     ],
 )
@@ -93,6 +104,12 @@ def test_variants_are_named_as_in_the_report() -> None:
 def test_threads_are_those_asked_for_or_the_cores() -> None:
     assert measuring.count_threads(3) == 3
     assert 1 <= measuring.count_threads(0) <= (os.cpu_count() or 1)
+
+
+def test_a_container_gets_no_more_threads_than_its_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring.joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(measuring.psutil, "cpu_count", lambda **_: 64)
+    assert measuring.count_threads(0) == 2
 
 
 def test_machine_names_its_cpu_and_versions() -> None:

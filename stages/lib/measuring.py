@@ -5,18 +5,18 @@ because a busy moment of the machine then hits all engines, and their ratio hold
 """
 
 import multiprocessing
-import os
 import platform
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
+import joblib
 import numpy as np
 import psutil
 from tqdm import tqdm
@@ -71,14 +71,12 @@ class Worker:
 
     def time_calls(self, num_calls: int) -> list[float]:
         """Let it take a turn; returns the latency of each call in milliseconds."""
-        self._connection.send(num_calls)
-        latencies_ms: list[float] = self._receive()
+        latencies_ms: list[float] = self._ask(num_calls)
         return latencies_ms
 
     def facts(self) -> Facts:
         """Ask for the engine's facts."""
-        self._connection.send(None)
-        facts: Facts = self._receive()
+        facts: Facts = self._ask(None)
         return facts
 
     def stop(self) -> None:
@@ -86,6 +84,11 @@ class Worker:
         self._connection.close()
         self._process.kill()
         self._process.join()
+
+    def _ask(self, request: int | None) -> Any:
+        with suppress(OSError):  # if the process has died meanwhile, there is nothing to receive either
+            self._connection.send(request)
+        return self._receive()
 
     def _receive(self) -> Any:
         try:
@@ -125,7 +128,7 @@ def measure(
 
 def count_threads(threads: int) -> int:
     """The number of threads to compute with: for 0 the physical cores that this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = joblib.cpu_count()  # minds affinity and the quota of a container
     return threads or min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
