@@ -37,9 +37,11 @@ HEADERS = (
 
 
 def main() -> None:
-    """Read the models and metrics.json, print a table."""
+    """Read the models and what was recorded of them, print a table."""
     params = load_params()
-    recorded = json.loads(Path("metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads(Path("metrics.json").read_text(encoding="utf-8"))
+    costs = json.loads(Path("artifacts/profile.json").read_text(encoding="utf-8"))["variants"]
+    recorded = {name: metrics[name] | costs[name] for name in metrics.keys() & costs}  # the latter rounded less
     threads = count_threads(params.profile.threads)
     with tempfile.TemporaryDirectory() as folder:
         paths = find_files(params.models.reported, params.models.packed, exports=Path(folder))

@@ -12,6 +12,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -138,8 +139,10 @@ def serve(loop: str, device_name: str, connection: Connection) -> None:
     device = torch.device(device_name)
     step = LOOPS[loop](random_images(), device)
     num_steps = STEPS_OF_PRESET if loop == PRESET else STEPS[device.type]
-    while connection.recv():
-        connection.send(images_per_s(step, device, num_steps))
+    with suppress(EOFError):  # the parent has what it wants
+        while True:
+            connection.recv()
+            connection.send(images_per_s(step, device, num_steps))
 
 
 def measure(device: str) -> dict[str, list[float]]:
@@ -153,15 +156,18 @@ def measure(device: str) -> dict[str, list[float]]:
     for loop in loops:
         connections[loop], theirs = context.Pipe()
         context.Process(target=serve, args=(loop, device, theirs)).start()
+        theirs.close()  # so that the death of the process ends the connection
     speeds: dict[str, list[float]] = {loop: [] for loop in loops}
-    for round_ in range(1 + ROUNDS):
-        for loop, connection in connections.items():
-            connection.send(True)
-            speed = connection.recv()
-            if round_:  # the first one warms up
-                speeds[loop].append(speed)
-    for connection in connections.values():
-        connection.send(False)
+    try:
+        for round_ in range(1 + ROUNDS):
+            for loop, connection in connections.items():
+                connection.send(None)
+                speed = connection.recv()
+                if round_:  # the first one warms up
+                    speeds[loop].append(speed)
+    finally:
+        for connection in connections.values():
+            connection.close()  # which ends the processes
     return speeds
 
 

@@ -101,7 +101,9 @@ class Recipe(Section):
 class Distillation(Section):
     """How a student learns from a teacher."""
 
-    loss: Literal["none", "kd", "standardized_kd"] = Field(description="none: from the labels alone")
+    loss: Literal["none", "kd", "standardized_kd"] = Field(
+        description="none: from the labels alone. For 2 classes kd: standardized, two logits tell only which is larger"
+    )
     temperature: PositiveFloat
     weight: NonNegativeFloat = Field(description="Of the teacher's part of the loss")
     label_weight: NonNegativeFloat = Field(description="Of the labels' part of the loss")
@@ -122,7 +124,10 @@ class Student(StudentRecipe):
 
 
 class Models(Section):
-    """Which models are made; the matrices of dvc.yaml run over these lists."""
+    """Which models are made; the matrices of dvc.yaml run over these lists.
+
+    The stages factorize and distill have none: they run even if nothing here names their models.
+    """
 
     pruned: list[PrunedModel] = Field(description="Made from the base by the stage prune")
     finetuned: list[FinetunedModel] = Field(description="Fine-tuned after it, or after the stage factorize")
