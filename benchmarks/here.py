@@ -39,12 +39,12 @@ HEADERS = (
 def main() -> None:
     """Read the models and what was recorded of them, print a table."""
     params = load_params()
-    metrics = json.loads(Path("metrics.json").read_text(encoding="utf-8"))
-    costs = json.loads(Path("artifacts/profile.json").read_text(encoding="utf-8"))["variants"]
-    recorded = {name: metrics[name] | costs[name] for name in metrics.keys() & costs}  # the latter rounded less
     threads = count_threads(params.profile.threads)
     with tempfile.TemporaryDirectory() as folder:
         paths = find_files(params.models.reported, params.models.packed, exports=Path(folder))
+        metrics = json.loads(Path("metrics.json").read_text(encoding="utf-8"))
+        costs = json.loads(Path("artifacts/profile.json").read_text(encoding="utf-8"))["variants"]
+        recorded = {name: metrics[name] | costs[name] for name in metrics.keys() & costs}  # the latter rounded less
         if unknown := [name for name in paths if name not in recorded]:
             raise ValueError(f"metrics.json must hold every variant, found none of {unknown}; run dvc repro")
         print(f"measuring {len(paths)} models with {threads} threads", flush=True)
@@ -87,7 +87,10 @@ def export(model: str, path: Path) -> None:
     from stages.lib.checkpoint import load_model
     from stages.lib.export import export_onnx
 
-    int8 = open_session(Path(f"artifacts/int8/{model}.onnx"), threads=1)
+    named = Path(f"artifacts/int8/{model}.onnx")
+    if not named.is_file():
+        raise ValueError(f"{named} must be the file of {model}-int8, found none; run dvc pull --allow-missing")
+    int8 = open_session(named, threads=1)
     classes = json.loads(int8.get_modelmeta().custom_metadata_map["classes"])
     print(f"exporting {model}", flush=True)
     export_onnx(load_model(Path(f"artifacts/models/{model}.safetensors")), path, classes=classes)

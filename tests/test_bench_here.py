@@ -39,6 +39,13 @@ def test_missing_model_names_the_remedy(pulled: Path, monkeypatch: pytest.Monkey
         here.find_files(["base"], [], exports=Path("exports"))
 
 
+@pytest.mark.usefixtures("pulled")
+def test_nothing_pulled_names_the_remedy_with_torch_too() -> None:
+    Path("artifacts/int8/base.onnx").unlink()
+    with pytest.raises(ValueError, match=r"int8/base.onnx must .*; run dvc pull --allow-missing$"):
+        here.find_files(["base"], [], exports=Path("exports"))
+
+
 def test_missing_fp32_file_is_exported_elsewhere(pulled: Path, tiny: GoogLeNet) -> None:
     classes = [str(label) for label in range(tiny.architecture.num_classes)]
     export_onnx(tiny, pulled / "artifacts/int8/base.onnx", classes=classes)  # read for its class names alone

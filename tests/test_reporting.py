@@ -74,7 +74,7 @@ def accuracy(error: float, *, num_images: int = 10_000, first_missed: int = 0) -
     num_missed = round(num_images * error / 100)
     bits = "0" * first_missed + "1" * num_missed + "0" * (num_images - first_missed - num_missed)
     missed_hex = int(bits, 2).to_bytes(-(-num_images // 8), "big").hex()
-    return {"top1_error_pct": error, "top5_error_pct": 5.0, "num_images": num_images, "missed_hex": missed_hex}
+    return {"top1_error_pct": error, "top5_error_pct": 6.1234, "num_images": num_images, "missed_hex": missed_hex}
 
 
 def cost(model: str, *, int8: bool = False) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def test_every_variant_has_the_same_metrics_in_two_significant_digits() -> None:
         assert list(of_variant) == METRICS
     assert values["base"] == {
         "top1_error_pct": 22.91,
-        "top5_error_pct": 5.0,
+        "top5_error_pct": 6.12,
         "num_parameters": 6_402_564,
         "num_nonzero_parameters": 6_402_564,
         "macs": 531_000_000,
