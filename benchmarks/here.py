@@ -5,6 +5,7 @@ files are missing, as after `dvc pull`, they are exported to a temporary folder;
 models that don't ship packed are left out. Nothing else here imports torch.
 """
 
+import hashlib
 import importlib.util
 import json
 import platform
@@ -20,9 +21,10 @@ from tabulate import tabulate
 
 from stages.lib.engines import OnnxEngine
 from stages.lib.errors import one_line_errors
-from stages.lib.inference import open_session
+from stages.lib.inference import open_session, read_model
 from stages.lib.measuring import CPU_FLAGS, Measurement, count_threads, measure
 from stages.lib.params import Precision, load_params, variant_name
+from stages.lib.wording import times
 
 DOT_PRODUCTS = "asimddp"  # ARM's instructions for int8
 HEADERS = (
@@ -42,6 +44,7 @@ def main() -> None:
     threads = count_threads(params.profile.threads)
     with tempfile.TemporaryDirectory() as folder:
         paths = find_files(params.models.reported, params.models.packed, exports=Path(folder))
+        refuse_others(params.models.reported, paths, exports=Path(folder))
         metrics = json.loads(Path("metrics.json").read_text(encoding="utf-8"))
         costs = json.loads(Path("artifacts/profile.json").read_text(encoding="utf-8"))["variants"]
         recorded = {name: metrics[name] | costs[name] for name in metrics.keys() & costs}  # the latter rounded less
@@ -82,6 +85,22 @@ def find_files(models: Sequence[str], packed: Sequence[str], *, exports: Path) -
     return paths
 
 
+def refuse_others(models: Sequence[str], paths: Mapping[str, Path], *, exports: Path) -> None:
+    """Compare the files at hand with those whose errors were recorded; what was exported here has no record.
+
+    Raises:
+        ValueError: If a file is another.
+    """
+    for model in models:
+        for precision in get_args(Precision):
+            path = paths.get(variant_name(model, precision))
+            if path is None or path.parent == exports:
+                continue
+            evaluation = json.loads(Path(f"artifacts/evaluation/{model}-{precision}.json").read_text(encoding="utf-8"))
+            if hashlib.sha256(read_model(path)).hexdigest() != evaluation["file_sha256"]:
+                raise ValueError(f"{path} must hold the file that was evaluated, got another; run dvc repro")
+
+
 def export(model: str, path: Path) -> None:
     """Export a model's checkpoint to ONNX, with the class names of its int8 file."""
     from stages.lib.checkpoint import load_model
@@ -97,18 +116,18 @@ def export(model: str, path: Path) -> None:
 
 
 def table_rows(measured: Mapping[str, Measurement], recorded: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """A row for each variant, with the fields of `HEADERS`; ratios are to `base`, where it was measured."""
+    """A row for each variant, with the fields of `HEADERS`; ratios are to `base`, a dash where it wasn't measured."""
     here = {name: measurement.percentile_ms(50) for name, measurement in measured.items()}
-    there = {name: recorded[name]["latency_cpu_ms"] for name in measured}
+    there = {name: costs["latency_cpu_ms"] for name, costs in recorded.items()}
     return [
         (
             name,
             f"{recorded[name]['top1_error_pct']:.2f}",
             f"{recorded[name]['file_bytes'] / 1e6:.2f}",
             f"{here[name]:.2f} ({measurement.percentile_ms(5):.2f} to {measurement.percentile_ms(95):.2f})",
-            f"{here['base'] / here[name]:.2f}" if "base" in here else "-",
+            f"{times(here['base'] / here[name]):.2f}" if "base" in here else "-",
             f"{there[name]:.2f}",
-            f"{there['base'] / there[name]:.2f}" if "base" in there else "-",
+            f"{times(there['base'] / there[name]):.2f}",
         )
         for name, measurement in measured.items()
     ]

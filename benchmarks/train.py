@@ -181,7 +181,8 @@ def main() -> None:
             spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
             rows.append((loop, f"{statistics.median(values):,.0f}", spread))
         threads = f"{torch.get_num_threads()} threads" if name == "cpu" else torch.cuda.get_device_name()
-        print(f"\n{name}, {threads}: batches of {BATCH_SIZE}, {ROUNDS} rounds of {STEPS[name]} steps in turns")
+        steps = f"{STEPS[name]} steps" + (f" ({STEPS_OF_PRESET} as in cpu.yaml)" if PRESET in speeds else "")
+        print(f"\n{name}, {threads}: batches of {BATCH_SIZE}, {ROUNDS} rounds of {steps} in turns")
         print(tabulate(rows, headers=("loop", "images/s", "ratio (spread)"), tablefmt="github", disable_numparse=True))
 
 

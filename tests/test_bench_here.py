@@ -1,4 +1,6 @@
+import hashlib
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from stages.lib.checkpoint import save_model
 from stages.lib.export import export_onnx
 from stages.lib.googlenet import GoogLeNet
 from stages.lib.measuring import Measurement
+from stages.lib.packing import pack
 
 
 @pytest.fixture
@@ -68,4 +71,24 @@ def test_table_has_every_field_and_ratios_to_base() -> None:
     rows = here.table_rows(measured, recorded)
     assert all(len(row) == len(here.HEADERS) for row in rows)
     assert rows[1] == ("base-int8", "20.50", "2.50", "4.00 (3.10 to 4.90)", "2.00", "2.00", "3.00")
-    assert here.table_rows({"base-int8": measured["base-int8"]}, recorded)[0][4] == "-"
+    alone = here.table_rows({"base-int8": measured["base-int8"]}, recorded)
+    assert alone == [("base-int8", "20.50", "2.50", "4.00 (3.10 to 4.90)", "-", "2.00", "3.00")]
+
+
+def test_a_file_that_was_not_evaluated_is_refused(
+    tiny: GoogLeNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain, packed = Path("plain.onnx"), Path("sparse.onnx.packed")
+    export_onnx(tiny, plain, classes=["ant", "bee", "cat"])
+    packed.write_bytes(pack(plain.read_bytes()))
+    record = {"file_sha256": hashlib.sha256(plain.read_bytes()).hexdigest()}
+    Path("artifacts/evaluation").mkdir(parents=True)
+    for name in ("base-int8", "sparse-fp32"):
+        Path(f"artifacts/evaluation/{name}.json").write_text(json.dumps(record), encoding="utf-8")
+    exported = Path("exports/base.onnx")  # has no record
+    paths = {"base": exported, "base-int8": plain, "sparse": packed}
+    here.refuse_others(["base", "sparse"], paths, exports=exported.parent)
+    plain.write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"^plain.onnx must hold the file that was evaluated, got another; "):
+        here.refuse_others(["base", "sparse"], paths, exports=exported.parent)

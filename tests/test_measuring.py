@@ -4,15 +4,18 @@ import mmap
 import os
 import time
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from threading import Timer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from stages.lib import measuring
+from stages.lib import engines as engines_module
+from stages.lib import inference, measuring
 from stages.lib.checkpoint import save_model
 from stages.lib.costs import count_macs, count_nonzero_parameters, count_parameters
 from stages.lib.engines import EagerEngine, MemoryGrowth, OnnxEngine
@@ -63,6 +66,21 @@ class DyingLater(Sleeper):
             Timer(1.5 * measuring.WARM_UP_S, os._exit, (9,)).start()
 
 
+class Diarist:
+    """An engine that writes its name into a shared file each time it runs."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+
+    def run(self) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(self.name)
+        time.sleep(0.01)
+
+    def facts(self) -> measuring.Facts:
+        return {}
+
+
 def refuse() -> Sleeper:
     raise ValueError("no such model")
 
@@ -74,6 +92,27 @@ def test_every_call_of_every_round_is_a_sample_from_a_process_of_its_own() -> No
     assert len({os.getpid(), measured["short"].facts["pid"], measured["long"].facts["pid"]}) == 3
     assert measured["short"].latencies_ms.min() >= 1
     assert measured["long"].latencies_ms.min() >= 5
+
+
+def test_a_sample_is_the_time_of_one_call_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    class Ticking(Sleeper):
+        def run(self) -> None:
+            self.calls += 1
+            clock[0] += self.calls / 1000
+
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    first = 14  # 1 + 2 + ... + 14 ms are the first sum above the 100 ms of warm-up
+    assert measuring._time_calls(Ticking(0), 3) == pytest.approx([first + 1, first + 2, first + 3])
+
+
+def test_turns_are_shuffled(tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    measure({name: partial(Diarist, diary, name) for name in "ab"}, rounds=6, calls_per_round=1)
+    turns = [name for name, _ in groupby(diary.read_text(encoding="utf-8"))]
+    assert set(turns) == {"a", "b"}
+    assert len(turns) < 2 * 6  # strict alternation would have all of them
 
 
 @pytest.mark.parametrize(
@@ -151,19 +190,33 @@ def test_zeros_are_no_nonzero_parameters() -> None:
 
 def test_engines_report_what_the_profile_needs(tmp_path: Path) -> None:
     model = GoogLeNet(Architecture(scaled_widths(0.1), num_classes=10, stem_pool=True, dropout=0)).eval()
+    model.linear.weight.data[0] = 0
     save_model(model, tmp_path / "tiny.safetensors")
     export_onnx(model, tmp_path / "tiny.onnx", classes=[str(i) for i in range(10)])
     threads = torch.get_num_threads()
     engines = (EagerEngine(tmp_path / "tiny.safetensors", threads), OnnxEngine(tmp_path / "tiny.onnx", threads))
     for engine in engines:
         engine.run()
+    start = time.perf_counter()
     eager, ort = (engine.facts() for engine in engines)
+    elapsed_ms = 1000 * (time.perf_counter() - start)
     assert eager["num_parameters"] == count_parameters(model)
+    assert eager["num_nonzero_parameters"] == count_nonzero_parameters(model) < count_parameters(model)
+    assert eager["macs"] == count_macs(model, torch.zeros(1, 3, 32, 32))
     assert eager["checkpoint_bytes"] == (tmp_path / "tiny.safetensors").stat().st_size
-    assert isinstance(eager["profiler_cpu_ms"], float) and eager["profiler_cpu_ms"] > 0
+    assert isinstance(eager["profiler_cpu_ms"], float)
+    assert 0 < eager["profiler_cpu_ms"] < elapsed_ms / (engines_module.PROFILES / 2)  # half took the median or longer
     assert (eager["gpu"] is None) == (eager["profiler_cuda_ms"] is None) == (eager["latency_cuda_ms"] is None)
     assert ort["file_bytes"] == (tmp_path / "tiny.onnx").stat().st_size
     assert isinstance(ort["memory_mb"], float) and ort["memory_mb"] > 0
+
+
+def test_onnx_runtime_gets_the_threads_that_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(inference, "open_session", lambda _, threads: asked.append(threads))
+    (tmp_path / "tiny.onnx").touch()
+    OnnxEngine(tmp_path / "tiny.onnx", threads=3)
+    assert asked == [3]
 
 
 def test_engine_of_a_packed_model_counts_the_packed_file(tiny: GoogLeNet, tmp_path: Path) -> None:

@@ -371,6 +371,19 @@ def test_unreadable_image_is_named(photos: Path) -> None:
         sources.read_folder(photos)
 
 
+def test_a_folder_among_the_images_is_named(photos: Path) -> None:
+    (photos / "train/cat/more").mkdir()
+    with pytest.raises(ValueError, match=r"train/cat/more must be an image, got a folder; move"):
+        sources.read_folder(photos)
+
+
+@pytest.mark.parametrize(("mode", "name"), [("I;16", "a.png"), ("F", "a.tiff")])
+def test_an_image_of_more_than_8_bits_is_refused_since_it_would_be_cut_off(photos: Path, mode: str, name: str) -> None:
+    Image.new(mode, (40, 40)).save(photos / "train/cat" / name)
+    with pytest.raises(ValueError, match=rf"train/cat/{name} must have 8 bits a channel, got Pillow's mode {mode}; "):
+        sources.read_folder(photos)
+
+
 def test_unknown_name_or_missing_folder_is_an_error() -> None:
     for name in ("cifar10", "folder"):
         with pytest.raises(ValueError, match=r"data\.name must be"):

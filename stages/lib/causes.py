@@ -1,6 +1,7 @@
 """Why a goal was missed: a sentence for each kind of goal, made from the results."""
 
 from stages.lib.results import Results, Variant
+from stages.lib.sentences import error_before
 from stages.lib.tables import small_budget
 from stages.lib.wording import error_change, megabytes, percent, plural, significant
 
@@ -16,7 +17,7 @@ def base_error_cause(results: Results) -> str:
 def pruning_cause(results: Results, variant: Variant) -> str:
     """Why a pruned model errs on too many images: where fine-tuning began and ended, beside `base`."""
     curve = results.curves[variant.model]
-    start = f"from {curve[0].val_error_pct:.2f} " if curve[0].epoch == 0 else ""
+    start = f"from {error_before(results, variant.model)} " if curve[0].epoch == 0 else ""
     told = (
         f"Fine-tuning for {plural(curve[-1].epoch, 'epoch')} brought the error on the validation images {start}to "
         f"{results.val_error_pct(variant.model):.2f} %, where `base` has {results.val_error_pct('base'):.2f} %."

@@ -160,7 +160,7 @@ class Prune(Section):
 
     ratio: Fraction = Field(description="structured: share of the channels removed")
     scope: Literal["uniform", "global"] = Field(description="structured: from every layer, or where they matter least")
-    max_ratio: Fraction = Field(description="structured, global: the most that a layer loses")
+    max_ratio: Fraction = Field(description="structured, global: the most that a layer loses, before round_to")
     importance: Literal["magnitude", "bn_scale", "taylor"] = Field(
         description="structured: what makes a channel matter"
     )

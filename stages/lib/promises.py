@@ -24,6 +24,7 @@ from stages.lib.wording import (
     shrinkage,
     speed_up,
     standard_error_pct,
+    times,
 )
 
 GOAL_RATIO, GOAL_SPARSITY = 0.2, 0.8  # the goals of pruning hold for these
@@ -88,8 +89,8 @@ def promises_section(results: Results) -> str:
     missed = [each for each in made if not each.is_met]
     if any(each.missed_by <= each.noise for each in missed):
         parts.append(
-            "A miss within noise is a miss all the same, but other test images or another hour could turn it: noise is "
-            f"two standard errors for an error, and {percent(SAME_LATENCY)} for a latency."
+            "A miss within noise is a miss all the same, but other test images or another profile could turn it: noise "
+            f"is two standard errors for an error, and {percent(SAME_LATENCY)} for a latency."
         )
     if missed:
         parts += ["Why goals were missed:", "\n".join(f"- {each.goal}: {each.cause}" for each in missed)]
@@ -105,7 +106,8 @@ def promises(results: Results) -> Iterator[Promise]:
     for variant in results.variants:
         if judges_errors:
             yield from _error_promises(results, variant)
-        yield from _cost_promises(results, variant)
+        if results.params.model.width == 1:
+            yield from _cost_promises(results, variant)
 
 
 def _error_promises(results: Results, variant: Variant) -> Iterator[Promise]:
@@ -133,7 +135,7 @@ def _cost_promises(results: Results, variant: Variant) -> Iterator[Promise]:
         yield Promise(
             f"`{variant.name}`: at least {MIN_INT8_SPEED_UP} times as fast as `{parent.name}`, in ONNX Runtime",
             " times",
-            round(speed_up(variant, parent), 2),
+            times(speed_up(variant, parent)),
             MIN_INT8_SPEED_UP,
             at_least=True,
             noise=SAME_LATENCY * MIN_INT8_SPEED_UP,
@@ -154,7 +156,7 @@ def _cost_promises(results: Results, variant: Variant) -> Iterator[Promise]:
             f"`{variant.name}`: at least {FLAGSHIP_SPEED_UP:g} times as fast as `base` in PyTorch, as the original "
             "ran it",
             " times",
-            round(eager_ms / variant.cost.latency_cpu_ms, 2),
+            times(eager_ms / variant.cost.latency_cpu_ms),
             FLAGSHIP_SPEED_UP,
             at_least=True,
             noise=SAME_LATENCY * FLAGSHIP_SPEED_UP,
@@ -177,7 +179,7 @@ def _loss(variant: Variant, reference: Variant, limit: float, goal: str, cause: 
 
 def _size(variant: Variant, reference: Variant, limit: float, cause: str) -> Promise:
     goal = f"`{variant.name}`: file at least {limit:g} times smaller than that of `{reference.name}`"
-    measured = math.floor(100 * shrinkage(variant, reference)) / 100
+    measured = times(shrinkage(variant, reference))
     return Promise(goal, " times", measured, limit, at_least=True, noise=0.0, cause=cause)
 
 
@@ -186,6 +188,8 @@ def _left_out(results: Results) -> list[str]:
     prune, notes = results.params.prune, []
     if results.params.data.name != "cifar100":
         notes.append("The goals for errors are for CIFAR-100, so they are left out here.")
+    if (width := results.params.model.width) != 1:
+        notes.append(f"The goals for size and speed are for `model.width: 1`; this run had {width:g}.")
     if "structured" in results.models and prune.ratio != GOAL_RATIO:
         notes.append(f"The goal for `structured` is for `prune.ratio: {GOAL_RATIO}`; this run had {prune.ratio:g}.")
     if "unstructured" in results.models and prune.sparsity != GOAL_SPARSITY:

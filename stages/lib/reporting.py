@@ -17,6 +17,7 @@ from stages.lib.tables import (
 )
 from stages.lib.wording import (
     SAME_LATENCY,
+    SAME_SIZE,
     is_faster,
     is_smaller,
     listed,
@@ -50,7 +51,7 @@ def render_report(results: Results) -> str:
         "Differences and ratios are to `base` in fp32, in this run. A latency is a median, with the 5th to 95th "
         "percentile in parentheses. Parameters of an int8 variant are those of the model that it was made from. "
         "Latency and memory have two digits; at another hour the same machine can differ by more, in ratios too. "
-        f"File is what ships{_packed(results)}. 1 MB is a million bytes.",
+        f"File is what ships{_packed(results)}. 1 MB is a million bytes.{_top5(results)}",
         "## What each method costs and gains",
         *(paragraph(results, variant) for variant in results.variants),
         "A difference in top-1 error counts as noise below two of its standard errors. Both models are tested on the "
@@ -64,9 +65,7 @@ def render_report(results: Results) -> str:
         "## What was run",
         setup_table(results),
         "![Validation error and training loss by epoch, of each model](figures/curves.svg)",
-        "*Validation error and training loss by epoch. Epoch 0 is a model before its first step: pruned, "
-        "factorized or narrowed, and not yet trained further. "
-        "Validation images have 32 px: while a model is trained on smaller ones, its error looks worse than it is.*",
+        _curves(results),
         "## How it was measured",
         _method(results),
         "## How to reproduce it",
@@ -126,7 +125,8 @@ def _summary(results: Results) -> str:
         f"The base model, a GoogLeNet trained on {data_name(results.params.data)}, errs on "
         f"{base.accuracy.top1_error_pct:.2f} % of {base.accuracy.num_images:,} test images, has a file of "
         f"{megabytes(base.cost.file_bytes)} MB and takes {significant(base.cost.latency_cpu_ms)} ms an image on the "
-        f"CPU. Of the {plural(len(results.variants), 'variant')} compared:",
+        f"CPU. Of the {plural(len(results.variants), 'variant')} compared, where less than {percent(SAME_LATENCY)} in "
+        f"latency and {percent(SAME_SIZE)} in size count as no difference:",
         "",
     ]
     for name in dict.fromkeys(winner.name for winner in winners.values()):
@@ -153,6 +153,12 @@ def _most_accurate(variants: Sequence[Variant]) -> Variant:
     return min(variants, key=lambda variant: variant.accuracy.top1_error_pct)
 
 
+def _top5(results: Results) -> str:
+    if any(variant.accuracy.top5_error_pct for variant in results.variants):
+        return ""
+    return " No variant has a top-5 error; with five classes or fewer none can have one."
+
+
 def _packed(results: Results) -> str:
     packed = [f"`{model}`" for model in results.models if model in results.params.models.packed]
     return f": packed for {listed(packed)}, ONNX for the others" if packed else ", an ONNX file"
@@ -162,11 +168,32 @@ def _channels(results: Results) -> list[str]:
     """The figure of what pruning and factorization left of each layer, where there is something to show."""
     if not ({"structured", "lowrank"} & set(results.compression)):
         return []
+    shown = {
+        "structured": "the output channels that structured pruning kept",
+        "lowrank": "the ranks of low-rank factorization (a layer without a bar is whole)",
+    }
+    kinds = listed([kind for model, kind in shown.items() if model in results.compression])
     return [
         "![Channels and ranks that are left in each convolution](figures/channels.svg)",
-        "*What is left of each convolution, in forward order: the output channels that structured pruning kept, and "
-        "the ranks of low-rank factorization (a layer without a bar is whole).*",
+        f"*What is left of each convolution, in forward order: {kinds}.*",
     ]
+
+
+def _curves(results: Results) -> str:
+    """What to know when reading the curves."""
+    notes = ["Validation error and training loss by epoch."]
+    if any(curve[0].epoch == 0 for curve in results.curves.values()):
+        notes.append(
+            "Epoch 0 is a model before its first step: pruned, factorized or narrowed, and not yet trained further."
+        )
+    notes.append(
+        "Validation images have 32 px: while a model is trained on smaller ones, its error looks worse than it is."
+    )
+    if any(training.precision != "fp32" for training in results.training.values()):
+        notes.append(
+            "Errors here are in the precision of training, so that they differ a little from those of the fp32 files."
+        )
+    return f"*{' '.join(notes)}*"
 
 
 def _method(results: Results) -> str:

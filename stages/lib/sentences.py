@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from stages.lib.params import variant_name
 from stages.lib.references import rises_gradually
-from stages.lib.results import Compression, Results, Variant
+from stages.lib.results import Results, Variant
 from stages.lib.wording import (
     SAME_LATENCY,
     error_verdict,
@@ -18,11 +19,9 @@ from stages.lib.wording import (
     size_verdict,
     speed_up,
     standard_error_pct,
+    times,
 )
 
-NO_FASTER = (
-    "ONNX Runtime multiplies by the zeros all the same: sparsity without a pattern saves bytes at most, not time."
-)
 SIMD_CHANNELS = 8  # float32 values in an AVX2 register
 IMPORTANCES = {
     "magnitude": "those of smallest norm",
@@ -70,25 +69,27 @@ def _base(_: Results, base: Variant) -> list[str]:
 
 def _structured(results: Results, variant: Variant) -> list[str]:
     prune, base, shape = results.params.prune, results.variant("base"), results.compression["structured"]
-    share = percent(prune.ratio) + (" or more" if prune.round_to else "")  # rounding takes further channels
-    where = (
-        "of the channels of every convolution"
+    lost = [1 - width / before for width, before in zip(shape.widths, shape.base_widths, strict=True)]
+    least, most = percent(min(lost)), percent(max(lost))  # only whole channels, or groups of them, can go
+    total = percent(1 - sum(shape.widths) / sum(shape.base_widths))
+    share = (
+        f"{least if least == most else f'{least} to {most}'} of the channels of every convolution"
         if prune.scope == "uniform"
-        else f"of all channels, wherever they matter least, but at most {percent(_most_lost(shape))} of a layer's"
+        else f"{total} of all channels, wherever they matter least, but at most {most} of a layer's"
     )
     how = "".join(
         (
             f", in {prune.steps:,} steps with {plural(prune.step_epochs, 'epoch')} of fine-tuning between them"
             if prune.steps > 1
             else "",
-            f", after {plural(prune.sparsify_epochs, 'epoch')} of training that draw the scales of batch normalization "
+            f", after {plural(prune.sparsify_epochs, 'epoch')} of training that drew the scales of batch normalization "
             "towards zero"
             if prune.sparsify_epochs
             else "",
         )
     )
     sentences = [
-        f"lacks {share} {where}, {IMPORTANCES[prune.importance]}{how}: {sum(shape.widths):,} of "
+        f"lacks {share}, {IMPORTANCES[prune.importance]}{how}: {sum(shape.widths):,} of "
         f"{sum(shape.base_widths):,} channels, {_left(variant, base)}.",
         _statistics(results),
         _fate(results, variant.model),
@@ -98,17 +99,12 @@ def _structured(results: Results, variant: Variant) -> list[str]:
     uneven, uneven_before = _uneven(shape.widths), _uneven(shape.base_widths)
     if speed_up(variant, base) * (1 + SAME_LATENCY) < fewer_macs and uneven > uneven_before:
         sentences.append(
-            f"By its MACs it could be {fewer_macs:.2f} times as fast. A likely cause of the difference: "
+            f"By its MACs it could be {times(fewer_macs):.2f} times as fast. A likely cause of the difference: "
             f"{percent(uneven)} of its convolutions, against {percent(uneven_before)} of those of `base`, have channel "
             f"counts that are no multiple of {SIMD_CHANNELS} (`prune.round_to: {prune.round_to or 'null'}`), and these "
             "fill the CPU's vector instructions badly."
         )
     return sentences
-
-
-def _most_lost(shape: Compression) -> float:
-    """The largest share of its channels that a convolution lost."""
-    return max(1 - width / before for width, before in zip(shape.widths, shape.base_widths, strict=True))
 
 
 def _uneven(widths: Sequence[int]) -> float:
@@ -120,8 +116,8 @@ def _unstructured(results: Results, variant: Variant) -> list[str]:
     prune = results.params.prune
     scope = "of the whole network" if prune.sparsity_scope == "global" else "of each layer"
     schedule = (
-        f"Of these, pruning took {percent(prune.start_sparsity or 0)}, and fine-tuning raised the share from there, "
-        "fast at first and slower and slower (a cubic schedule)."
+        f"Fine-tuning raised the share of zeros from the {percent(prune.start_sparsity or 0)} that pruning set, fast "
+        "at first and slower and slower (a cubic schedule)."
         if rises_gradually(results)
         else ""
     )
@@ -201,16 +197,32 @@ def _statistics(results: Results) -> str:
     return f"Its statistics of batch normalization were estimated anew after pruning, on {images}."
 
 
+def error_before(results: Results, model: str) -> str:
+    """The validation error before the first step, as training computed it: `42.38 % in bf16`."""
+    precision = results.training[model].precision
+    return f"{results.curves[model][0].val_error_pct:.2f} %" + (f" in {precision}" if precision != "fp32" else "")
+
+
 def _fate(results: Results, model: str) -> str:
     """The validation error before the first step, where there is one, and after the last."""
     curve, at = results.curves[model], ""
     name = "distillation" if model == "distilled" else "fine-tuning"
     if model == "unstructured" and rises_gradually(results):
         at = f" (at {percent(results.params.prune.start_sparsity or 0)} zeros)"
-    before = f"{curve[0].val_error_pct:.2f} % before {name}{at} and " if curve[0].epoch == 0 else ""
+    before = f"{error_before(results, model)} before {name}{at} and " if curve[0].epoch == 0 else ""
     epochs = plural(curve[-1].epoch, "epoch")
     after = f"{results.val_error_pct(model):.2f} % after {epochs} of {'it' if before else name}"
     return f"On the validation images its error was {before}{after}."
+
+
+def _zeros(results: Results, variant: Variant) -> str:
+    """What zeros without a pattern mean for the latency."""
+    dense = results.variant(variant_name("base", variant.precision))
+    if is_faster(variant, dense):
+        verdict = f"that it was faster than `{dense.name}` in this profile is chance."
+    else:
+        verdict = "sparsity without a pattern saves bytes at most, not time."
+    return f"ONNX Runtime multiplies by the zeros all the same: {verdict}"
 
 
 def _shipping(results: Results, variant: Variant) -> str:
@@ -218,12 +230,15 @@ def _shipping(results: Results, variant: Variant) -> str:
     cost = variant.cost
     if variant.model in results.params.models.packed:
         verdict = (
-            f"{cost.onnx_bytes / cost.file_bytes:.2f} times as many" if cost.onnx_bytes > cost.file_bytes else "no more"
+            f"{times(cost.onnx_bytes / cost.file_bytes):.2f} times as many"
+            if cost.onnx_bytes > cost.file_bytes
+            else "no more"
         )
+        zeros = f"{_zeros(results, variant)} " if variant.model == "unstructured" else ""
         return (
-            f"{NO_FASTER} It ships as a packed file, nonzero values and a mask of where they are, compressed, from "
+            f"{zeros}It ships as a packed file, nonzero values and a mask of where they are, compressed, from "
             f"which the ONNX file comes back bit for bit: that has {megabytes(cost.onnx_bytes)} MB, {verdict}."
         )
     if variant.model == "unstructured" and not is_smaller(variant, results.variant("base")):
-        return f"{NO_FASTER} It ships as a plain ONNX file, which stores the zeros densely."
+        return f"{_zeros(results, variant)} It ships as a plain ONNX file, which stores the zeros densely."
     return ""

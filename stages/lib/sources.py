@@ -61,7 +61,7 @@ def read_digits() -> Dataset:
 def read_folder(folder: Path) -> Dataset:
     """Read a user's images from `folder`/train/CLASS/ and `folder`/test/CLASS/, brought to 32x32 RGB.
 
-    Hidden files are ignored; whatever else lies in a class's folder must be an image.
+    Hidden files are ignored; whatever else lies in a class's folder must be an image of 8 bits a channel.
 
     Raises:
         ValueError: If a folder or a class is missing or empty, or an image cannot be read.
@@ -94,10 +94,15 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _read_image(path: Path) -> NDArray[np.uint8]:
+    if path.is_dir():
+        raise ValueError(f"{path} must be an image, got a folder; move its images up or remove it")
     try:
         with Image.open(path) as image:
+            mode = image.mode
             upright = ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:  # decoders raise whatever they stumble over
         raise ValueError(f"{path} is no readable image ({error}); repair or remove it") from error
+    if mode.startswith(("I", "F")):  # would be cut off at 255
+        raise ValueError(f"{path} must have 8 bits a channel, got Pillow's mode {mode}; convert it")
     # Scales the shorter side to 32 with antialiasing and cuts the longer one, evenly.
     return np.asarray(ImageOps.fit(upright, (32, 32), method=Image.Resampling.BICUBIC))

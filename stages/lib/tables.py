@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from stages.lib.params import Data, Params, Recipe, StudentRecipe
 from stages.lib.results import Machine, Results, Training
-from stages.lib.sentences import TEACHING
+from stages.lib.sentences import TEACHING, error_before
 from stages.lib.wording import (
     DASH,
     duration,
@@ -18,6 +18,7 @@ from stages.lib.wording import (
     shrinkage,
     significant,
     speed_up,
+    times,
 )
 
 FEW_EPOCHS = 100  # below this, a net trained from scratch is far from what it can reach
@@ -73,9 +74,9 @@ def variants_table(results: Results) -> str:
                 "Nonzero": f"{cost.num_nonzero_parameters:,}",
                 "MACs, millions": significant(cost.macs / 1e6, 3),
                 "File, MB": megabytes(cost.file_bytes),
-                "Times smaller": f"{shrinkage(variant, base):.2f}",
+                "Times smaller": f"{times(shrinkage(variant, base)):.2f}",
                 "Latency, ms": f"{significant(cost.latency_cpu_ms)} ({spread})",
-                "Times as fast": f"{speed_up(variant, base):.2f}",
+                "Times as fast": f"{times(speed_up(variant, base)):.2f}",
                 "Memory, MB": significant(cost.memory_mb),
             }
         )
@@ -118,7 +119,8 @@ def original_notes(results: Results) -> str:
     notes += [
         "The original was trained for 200 epochs and fine-tuned for about 100, this run for "
         f"{params.train.epochs:,}{finetuned}.",
-        "The original chose its best epoch on the test images, which flatters its errors. Nothing is chosen on ours.",
+        "The original chose its best epoch on the test images, which flatters its errors. No epoch or setting is "
+        "chosen on ours; only the highlights at the top are ranked by their errors on them.",
         "The original had an Nvidia Tesla T4, and doesn't say whether its inference time is the CPU's or the GPU's, "
         "or what its memory is the memory of.",
         "Ours are PyTorch in eager mode, as the original ran it, one image at a time; the file is the `.safetensors` "
@@ -141,7 +143,8 @@ def _sparse_note(results: Results) -> str:
     curve, cost, prune = results.curves["unstructured"], results.variant("unstructured").cost, results.params.prune
     sparsity = prune.sparsity if prune.start_sparsity is None else prune.start_sparsity
     before = (
-        f" Ours had {curve[0].val_error_pct:.2f} % on the validation images then, at {percent(sparsity)} zeros."
+        f" Ours had {error_before(results, 'unstructured')} on the validation images then, at {percent(sparsity)} "
+        "zeros."
         if curve[0].epoch == 0
         else ""
     )
@@ -152,7 +155,7 @@ def _sparse_note(results: Results) -> str:
     if cost.file_bytes < cost.onnx_bytes:
         note += (
             " The original found that its file keeps its size; so does our checkpoint, but the packed file is "
-            f"{cost.onnx_bytes / cost.file_bytes:.2f} times smaller than the ONNX file."
+            f"{times(cost.onnx_bytes / cost.file_bytes):.2f} times smaller than the ONNX file."
         )
     return note
 

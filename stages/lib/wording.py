@@ -73,6 +73,11 @@ def within_noise(one: Accuracy, other: Accuracy) -> bool:
     return abs(one.top1_error_pct - other.top1_error_pct) <= noise_of_change(one, other)
 
 
+def times(ratio: float) -> float:
+    """A ratio as it is shown: with two decimals and rounded down, so that none looks like a goal that it misses."""
+    return math.floor(100 * ratio + 1e-9) / 100
+
+
 def speed_up(variant: Variant, reference: Variant) -> float:
     """How many times as fast as the reference."""
     return reference.cost.latency_cpu_ms / variant.cost.latency_cpu_ms
@@ -115,9 +120,9 @@ def latency_verdict(variant: Variant, reference: Variant) -> str:
     ours, theirs = (significant(each.cost.latency_cpu_ms) for each in (variant, reference))
     numbers = f"({ours} against {theirs} ms an image)"
     if is_faster(variant, reference):
-        return f"is {speed_up(variant, reference):.2f} times as fast {numbers}"
+        return f"is {times(speed_up(variant, reference)):.2f} times as fast {numbers}"
     if is_faster(reference, variant):
-        return f"is slower: it takes {speed_up(reference, variant):.2f} times as long {numbers}"
+        return f"is slower: it takes {times(speed_up(reference, variant)):.2f} times as long {numbers}"
     return f"is no faster {numbers}"
 
 
@@ -125,9 +130,9 @@ def size_verdict(variant: Variant, reference: Variant) -> str:
     """What happened to the file: `shrinks 1.57-fold, from 25.7 to 16.4 MB`."""
     before, after = megabytes(reference.cost.file_bytes), megabytes(variant.cost.file_bytes)
     if is_smaller(variant, reference):
-        return f"shrinks {shrinkage(variant, reference):.2f}-fold, from {before} to {after} MB"
+        return f"shrinks {times(shrinkage(variant, reference)):.2f}-fold, from {before} to {after} MB"
     if is_smaller(reference, variant):
-        return f"grows {shrinkage(reference, variant):.2f}-fold, from {before} to {after} MB"
+        return f"grows {times(shrinkage(reference, variant)):.2f}-fold, from {before} to {after} MB"
     return f"keeps its size, {after} MB"
 
 
