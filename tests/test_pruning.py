@@ -24,6 +24,21 @@ def test_round_to_keeps_multiples() -> None:
     assert {width % 8 for width in widths} == {0}
 
 
+def test_round_to_leaves_each_layer_a_group_or_all_that_it_has(tiny: GoogLeNet) -> None:
+    before = tiny.architecture.widths
+    after = prune_channels(tiny, ratio=0.5, round_to=4).architecture.widths
+    assert min(before) < 4 < max(before)
+    assert after == tuple(min(width, max(4, width // 2 // 4 * 4)) for width in before)
+
+
+def test_round_to_keeps_to_the_most_that_a_layer_may_lose(tiny: GoogLeNet) -> None:
+    before = tiny.architecture.widths
+    after = prune_channels(tiny, ratio=0.4, round_to=2, scope="global", max_ratio=0.5).architecture.widths
+    assert all(2 * kept >= width for kept, width in zip(after, before, strict=True))
+    assert all(kept % 2 == 0 or kept == width for kept, width in zip(after, before, strict=True))
+    assert sum(after) < sum(before)
+
+
 def test_channels_of_smallest_norm_go_first(tiny: GoogLeNet) -> None:
     scale = torch.tensor([0.001, 1, 0.001, 1, 0.001, 1])
     with torch.no_grad():  # the first convolution, its normalization, and what reads its channels
@@ -46,8 +61,10 @@ def test_nothing_is_removed_at_ratio_zero(tiny: GoogLeNet) -> None:
 
 
 def test_an_impossible_structured_budget_is_an_error(tiny: GoogLeNet) -> None:
-    with pytest.raises(ValueError, match=r"prune\.ratio and prune\.round_to must leave a channel in every layer"):
-        prune_channels(tiny, ratio=0.2, round_to=8)
+    with pytest.raises(
+        ValueError, match=r"prune\.ratio must leave a channel in every layer, got 0\.95 for a layer of "
+    ):
+        prune_channels(tiny, ratio=0.95, round_to=None)
 
 
 def test_unstructured_pruning_zeroes_the_share_asked_for(tiny: GoogLeNet) -> None:

@@ -160,11 +160,11 @@ class Prune(Section):
 
     ratio: Fraction = Field(description="structured: share of the channels removed")
     scope: Literal["uniform", "global"] = Field(description="structured: from every layer, or where they matter least")
-    max_ratio: Fraction = Field(description="structured, global: the most that a layer loses, before round_to")
+    max_ratio: Fraction = Field(description="structured, global: the most that a layer loses")
     importance: Literal["magnitude", "bn_scale", "taylor"] = Field(
         description="structured: what makes a channel matter"
     )
-    round_to: Count | None = Field(description="structured: kept channels become a multiple of this")
+    round_to: Count | None = Field(description="structured: kept channels become a multiple of this where they can")
     steps: Count = Field(description="structured: removed in this many steps, with fine-tuning between")
     step_epochs: Count = Field(description="structured: epochs of each fine-tuning between steps, as in finetune")
     sparsify_epochs: NonNegativeInt = Field(description="structured: epochs before pruning that draw scales to zero")

@@ -44,7 +44,8 @@ def prune_channels(
 
     Args:
         ratio: Share of the channels removed, in [0, 1).
-        round_to: Kept channels become a multiple of this, rounded down; None keeps any count.
+        round_to: Kept channels become a multiple of this, rounded down unless the layer would lose too many, or all
+            that it has; None keeps any count.
         scope: The same share of every layer, or the least important channels of all layers.
         max_ratio: With scope global, the most that a layer loses.
         examples: Images (N, 3, H, W) in [0, 1] and labels (N,), for the importance taylor.
@@ -71,17 +72,19 @@ def prune_channels(
         scores.append(IMPORTANCES[importance](group).detach())
 
     full = tuple(full_widths or model.architecture.widths)
-    kept = (
-        [int(width * (1 - ratio) + ROUNDING) for width in full]
-        if scope == "uniform"
-        else _most_important(scores, full, ratio=ratio, max_ratio=max_ratio)
-    )
-    widths = tuple(min(width - width % (round_to or 1), len(s)) for width, s in zip(kept, scores, strict=True))
-    if min(widths) < 1:
+    if scope == "uniform":
+        least = [1] * len(full)
+        kept = [int(width * (1 - ratio) + ROUNDING) for width in full]
+    else:
+        least = [max(1, math.ceil(width * (1 - max_ratio) - ROUNDING)) for width in full]
+        kept = _most_important(scores, full, least, ratio=ratio)
+    if min(kept) < 1:
         raise ValueError(
-            f"prune.ratio and prune.round_to must leave a channel in every layer, got {ratio} and {round_to} "
-            f"for a layer of {full[widths.index(min(widths))]} channels; lower them"
+            f"prune.ratio must leave a channel in every layer, got {ratio} for a layer of "
+            f"{full[kept.index(min(kept))]} channels; lower it"
         )
+    groups = [_whole_groups(*counts, size=round_to or 1) for counts in zip(kept, least, strict=True)]
+    widths = tuple(min(width, len(s)) for width, s in zip(groups, scores, strict=True))
     for layer, score, width in zip(layers, scores, widths, strict=True):
         least = score.argsort()[: len(score) - width].tolist()
         if least:
@@ -138,9 +141,14 @@ def reestimate_batch_norm(model: GoogLeNet, images: Tensor) -> GoogLeNet:
     return result.eval()
 
 
-def _most_important(scores: Sequence[Tensor], full: Sequence[int], *, ratio: float, max_ratio: float) -> list[int]:
-    """How many channels each layer keeps if the least important of all layers go, within the bound of each."""
-    least = [max(1, math.ceil(width * (1 - max_ratio) - ROUNDING)) for width in full]
+def _whole_groups(kept: int, least: int, *, size: int) -> int:
+    """`kept` as a multiple of `size`: rounded down, or up where less than `least` would be left."""
+    rounded = kept - kept % size
+    return rounded if rounded >= least else rounded + size
+
+
+def _most_important(scores: Sequence[Tensor], full: Sequence[int], least: Sequence[int], *, ratio: float) -> list[int]:
+    """How many channels each layer keeps if the least important of all layers go, but for the `least` of each."""
     # A layer's most important channels are safe; the others compete.
     competing = [(score, i) for i, s in enumerate(scores) for score in sorted(s.tolist())[: len(s) - least[i]]]
     num_removed = sum(map(len, scores)) - round(sum(full) * (1 - ratio))
