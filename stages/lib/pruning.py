@@ -73,17 +73,17 @@ def prune_channels(
 
     full = tuple(full_widths or model.architecture.widths)
     if scope == "uniform":
-        least = [1] * len(full)
+        fewest = [1] * len(full)
         kept = [int(width * (1 - ratio) + ROUNDING) for width in full]
     else:
-        least = [max(1, math.ceil(width * (1 - max_ratio) - ROUNDING)) for width in full]
-        kept = _most_important(scores, full, least, ratio=ratio)
+        fewest = [max(1, math.ceil(width * (1 - max_ratio) - ROUNDING)) for width in full]
+        kept = _most_important(scores, full, fewest, ratio=ratio)
     if min(kept) < 1:
         raise ValueError(
             f"prune.ratio must leave a channel in every layer, got {ratio} for a layer of "
             f"{full[kept.index(min(kept))]} channels; lower it"
         )
-    groups = [_whole_groups(*counts, size=round_to or 1) for counts in zip(kept, least, strict=True)]
+    groups = [_whole_groups(*counts, size=round_to or 1) for counts in zip(kept, fewest, strict=True)]
     widths = tuple(min(width, len(s)) for width, s in zip(groups, scores, strict=True))
     for layer, score, width in zip(layers, scores, widths, strict=True):
         least = score.argsort()[: len(score) - width].tolist()
