@@ -3,6 +3,8 @@
 It measures the files that ship, as `stages.profile` does, and leaves all of `artifacts/` as it is. Where the fp32 ONNX
 files are missing, as after `dvc pull`, they are exported to a temporary folder; without PyTorch, which that needs, fp32
 models that don't ship packed are left out. Nothing else here imports torch.
+
+A ratio is taken in each round; the median counts, and 5th to 95th percentile say how far to trust it.
 """
 
 import hashlib
@@ -17,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 from tabulate import tabulate
 
 from stages.lib.engines import OnnxEngine
@@ -32,7 +35,7 @@ HEADERS = (
     "top-1 error, %",
     "file, MB",
     "latency here, ms (p5 to p95)",
-    "times as fast",
+    "times as fast (p5 to p95)",
     "recorded, ms",
     "times as fast",
 )
@@ -57,7 +60,8 @@ def main() -> None:
         measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
     print(f"\none image at a time, {params.profile.rounds} rounds of {params.profile.calls_per_round} calls in turns;")
     print(f"{describe_cpu()}, {threads} threads, onnxruntime {version('onnxruntime')}\n")
-    print(tabulate(table_rows(measured, recorded), headers=HEADERS, tablefmt="github", disable_numparse=True))
+    rows = table_rows(measured, recorded, rounds=params.profile.rounds)
+    print(tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True))
 
 
 def find_files(models: Sequence[str], packed: Sequence[str], *, exports: Path) -> dict[str, Path]:
@@ -115,22 +119,35 @@ def export(model: str, path: Path) -> None:
     export_onnx(load_model(Path(f"artifacts/models/{model}.safetensors")), path, classes=classes)
 
 
-def table_rows(measured: Mapping[str, Measurement], recorded: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """A row for each variant, with the fields of `HEADERS`; ratios are to `base`, a dash where it wasn't measured."""
-    here = {name: measurement.percentile_ms(50) for name, measurement in measured.items()}
+def table_rows(
+    measured: Mapping[str, Measurement], recorded: Mapping[str, Mapping[str, Any]], *, rounds: int
+) -> list[tuple[str, ...]]:
+    """A row for each variant, with the fields of `HEADERS`.
+
+    Ratios are to `base`; where that wasn't measured, to `unstructured`, whose graph is the same, or a dash.
+    """
+    here = {name: np.median(each.latencies_ms.reshape(rounds, -1), axis=1) for name, each in measured.items()}
     there = {name: costs["latency_cpu_ms"] for name, costs in recorded.items()}
-    return [
-        (
-            name,
-            f"{recorded[name]['top1_error_pct']:.2f}",
-            f"{recorded[name]['file_bytes'] / 1e6:.2f}",
-            f"{here[name]:.2f} ({measurement.percentile_ms(5):.2f} to {measurement.percentile_ms(95):.2f})",
-            f"{times(here['base'] / here[name]):.2f}" if "base" in here else "-",
-            f"{there[name]:.2f}",
-            f"{times(there['base'] / there[name]):.2f}",
+    reference = next((here[name] for name in ("base", "unstructured") if name in here), None)
+    rows = []
+    for name, measurement in measured.items():
+        low, middle, high = (measurement.percentile_ms(percent) for percent in (5, 50, 95))
+        ratio = "-"
+        if reference is not None:
+            least, median, most = map(times, np.percentile(reference / here[name], (5, 50, 95)))
+            ratio = f"{median:.2f} ({least:.2f} to {most:.2f})"
+        rows.append(
+            (
+                name,
+                f"{recorded[name]['top1_error_pct']:.2f}",
+                f"{recorded[name]['file_bytes'] / 1e6:.2f}",
+                f"{middle:.2f} ({low:.2f} to {high:.2f})",
+                ratio,
+                f"{there[name]:.2f}",
+                f"{times(there['base'] / there[name]):.2f}",
+            )
         )
-        for name, measurement in measured.items()
-    ]
+    return rows
 
 
 def describe_cpu() -> str:

@@ -3,8 +3,9 @@
 The customary loop is a DataLoader with workers, torchvision's transforms image by image, the default memory layout and
 fp32. Both train the full GoogLeNet on the same random 32 x 32 images with crops and flips. Each has a process of its
 own, since ours changes how its process keeps memory. They take turns, so that a busy moment of the machine hits both;
-a ratio is taken in each round, and the spread is over rounds. The last row of the CPU's table is the loop as its preset
-uses it, with small images first: what an epoch costs there, averaged over the run.
+a ratio is taken in each round, and the spread is over rounds. A row of the CPU's table is the loop as its preset uses
+it, with small images first: what an epoch costs there, averaged over the run. The last rows say how far there is to go:
+large matrix products of as many multiply-accumulates as a step has, counted as its images.
 """
 
 import itertools
@@ -23,6 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from stages.lib.costs import count_macs
 from stages.lib.data import Images
 from stages.lib.devices import pick_precision
 from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
@@ -35,6 +37,7 @@ STEPS_OF_PRESET = 10  # of a round, evenly spaced over a run, so that each image
 BATCH_SIZE = 128
 NUM_IMAGES = BATCH_SIZE * 200
 NUM_WORKERS = 2
+SIDE = 4096  # of the matrices
 CUSTOMARY = "customary, fp32"
 PRESET = "ours, as in cpu.yaml"
 
@@ -103,6 +106,19 @@ def ours_as_preset(images: Images, device: torch.device) -> Callable[[], None]:
     return lambda: run.train_step(next(steps))
 
 
+def products(device: torch.device, precision: torch.dtype) -> Callable[[], None]:
+    """A function that multiplies two matrices, with the multiply-accumulates of one step: thrice the forward pass's."""
+    macs = 3 * BATCH_SIZE * count_macs(new_model().eval(), torch.zeros(1, 3, 32, 32))
+    left = torch.randn(SIDE, SIDE, dtype=precision, device=device)
+    right = torch.randn(SIDE, macs // SIDE**2, dtype=precision, device=device)
+    result = left @ right
+
+    def step() -> None:
+        torch.mm(left, right, out=result)
+
+    return step
+
+
 def new_model() -> GoogLeNet:
     """The full network."""
     torch.manual_seed(0)
@@ -131,6 +147,8 @@ LOOPS: dict[str, Callable[[Images, torch.device], Callable[[], None]]] = {
     "ours, fp32": lambda images, device: ours(images, device, "fp32"),
     "ours, bf16": lambda images, device: ours(images, device, "bf16"),
     PRESET: ours_as_preset,
+    "matrix products, fp32": lambda _, device: products(device, torch.float32),
+    "matrix products, bf16": lambda _, device: products(device, torch.bfloat16),
 }
 
 

@@ -24,6 +24,7 @@ def main() -> None:
     from stages.lib.data import read_images, split_validation
     from stages.lib.export import export_onnx
     from stages.lib.files import replacing
+    from stages.lib.packing import pack
     from stages.lib.quantization import choose_calibration
 
     fp32_path, int8_path = (Path(f"artifacts/{precision}/{name}.onnx") for precision in ("fp32", "int8"))
@@ -45,6 +46,8 @@ def main() -> None:
         bias_correction=params.quantize.bias_correction,
         reduce_range=params.quantize.reduce_range,
     )
+    # Of every model, so that a sparse one that ships packed can be compared with the others.
+    facts["packed_bytes"] = {path.parent.name: len(pack(path.read_bytes())) for path in (fp32_path, int8_path)}
     with replacing(Path(f"artifacts/quantization/{name}.json")) as output:
         output.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     print(f"chosen: {facts['calibration_method']} of {facts['calibration_images']} images")

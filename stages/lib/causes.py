@@ -26,12 +26,12 @@ def pruning_cause(results: Results, variant: Variant) -> str:
 
 
 def int8_cause(results: Results, variant: Variant) -> str:
-    """What the chosen calibration did to the error on the images that it was chosen on."""
+    """What the chosen calibration did to the error on the images that it was chosen on; more isn't known."""
     chosen = results.quantization[variant.model]
     of = f", the best of {len(chosen.candidates):,}," if len(chosen.candidates) > 1 else ""
     return (
         f"On the validation images int8 with its calibration{of} changed the error by "
-        f"{chosen.val_error_pct - chosen.fp32_val_error_pct:+.2f} points."
+        f"{chosen.val_error_pct - chosen.fp32_val_error_pct:+.2f} points. The cause of the rest is not known."
     )
 
 

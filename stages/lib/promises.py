@@ -48,7 +48,7 @@ class Promise:
         unit: Of `measured` and `limit`, as written after a number.
         measured: Rounded as it is shown, so that table and verdict never disagree.
         limit: The most that is allowed, or the least where `at_least`.
-        noise: A miss of up to this may be chance.
+        noise: To miss or to reach the goal by up to this may be chance.
         cause: A sentence on why, shown only where the goal is missed.
     """
 
@@ -72,12 +72,15 @@ class Promise:
 
     @property
     def verdict(self) -> str:
-        """`yes`, or `no, by 0.31 points, within noise`."""
-        if self.is_met:
-            return "yes"
-        noise = ", within noise" if self.missed_by <= self.noise else ""
+        """`yes`, or `no, by 0.31 points`; `, within noise` where other measurements could turn it."""
         unit = " points" if self.unit == " %" else self.unit  # two percentages differ by points
-        return f"no, by {self.missed_by:.2f}{unit}{noise}"
+        verdict = "yes" if self.is_met else f"no, by {self.missed_by:.2f}{unit}"
+        return f"{verdict}, within noise" if self.is_noise else verdict
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether other test images or another profile could turn the verdict."""
+        return self.noise > 0 and abs(self.missed_by) <= self.noise
 
 
 def promises_section(results: Results) -> str:
@@ -86,13 +89,13 @@ def promises_section(results: Results) -> str:
     rows = [{"Goal": each.goal, "Measured": f"{each.measured:.2f}{each.unit}", "Met": each.verdict} for each in made]
     parts = [text_table(rows)] if rows else []
     parts += _left_out(results)
-    missed = [each for each in made if not each.is_met]
-    if any(each.missed_by <= each.noise for each in missed):
+    if any(each.is_noise for each in made):
         parts.append(
-            "A miss within noise is a miss all the same, but other test images or another profile could turn it: noise "
-            f"is two standard errors for an error, and {percent(SAME_LATENCY)} for a latency."
+            "A miss within noise is a miss all the same, but other test images or another profile could turn it, as "
+            "they could a goal that is met within noise: two standard errors for an error, and "
+            f"{percent(SAME_LATENCY)} for a latency."
         )
-    if missed:
+    if missed := [each for each in made if not each.is_met]:
         parts += ["Why goals were missed:", "\n".join(f"- {each.goal}: {each.cause}" for each in missed)]
     return "\n\n".join(parts)
 

@@ -51,19 +51,22 @@ def render_report(results: Results) -> str:
         "Differences and ratios are to `base` in fp32, in this run. A latency is a median, with the 5th to 95th "
         "percentile in parentheses. Parameters of an int8 variant are those of the model that it was made from. "
         "Latency and memory have two digits; at another hour the same machine can differ by more, in ratios too. "
-        f"File is what ships{_packed(results)}. 1 MB is a million bytes.{_top5(results)}",
+        f"File is what ships{_packed(results)}; Packed is what its ONNX file has when packed, be it shipped so or not. "
+        f"1 MB is a million bytes.{_top5(results)}",
         "## What each method costs and gains",
         *(paragraph(results, variant) for variant in results.variants),
         "A difference in top-1 error counts as noise below two of its standard errors. Both models are tested on the "
         "same images, so only those that one of them alone misses count. That is the noise of the choice of test "
         "images; training again from another seed would move errors too, by how much was not measured. A difference in "
-        f"latency below {percent(SAME_LATENCY)}, within this one profile, counts as none.",
+        f"latency below {percent(SAME_LATENCY)}, within this one profile, counts as none. Profiles of different hours "
+        "can differ by more: make another (`dvc repro --force --single-item profile`) before you rely on a small one.",
         *_channels(results),
         "## Beside the original report",
         original_table(results),
         original_notes(results),
         "## What was run",
         setup_table(results),
+        "Of the machine of a training, only what its row says is recorded; it can be another than that of the profile.",
         "![Validation error and training loss by epoch, of each model](figures/curves.svg)",
         _curves(results),
         "## How it was measured",
@@ -95,7 +98,7 @@ def _budget_warning(results: Results) -> list[str]:
         "Its errors say how the methods compare, not how good they can get."
         + (
             f" Started from `base`, and so trained for longer in all: {listed(started)}. Where one of them errs less "
-            "than `base`, that is a likely cause."
+            "than `base`, that can be why: how `base` would do with as much more was not tested."
             if started
             else ""
         )
@@ -115,11 +118,13 @@ def _summary(results: Results) -> str:
         if variant.accuracy.top1_error_pct <= base.accuracy.top1_error_pct
         or within_noise(variant.accuracy, base.accuracy)
     ]
+    lossless = " without a loss of accuracy beyond noise"
     winners = {
         "smallest": _smallest(results.variants),
         "fastest": _fastest(results.variants),
         "most accurate": _most_accurate(results.variants),
-        "fastest without a loss of accuracy beyond noise": _fastest(accurate),
+        f"smallest{lossless}": _smallest(accurate),
+        f"fastest{lossless}": _fastest(accurate),
     }
     lines = [
         f"The base model, a GoogLeNet trained on {data_name(results.params.data)}, errs on "
@@ -131,9 +136,11 @@ def _summary(results: Results) -> str:
     ]
     for name in dict.fromkeys(winner.name for winner in winners.values()):
         variant = results.variant(name)
-        roles = listed([role for role, winner in winners.items() if winner is variant]).capitalize()
+        roles = [role for role, winner in winners.items() if winner is variant]
+        roles = [role for role in roles if role not in [f"{plain}{lossless}" for plain in roles]]
+        title = listed(roles).replace(f"{lossless} and", " and").capitalize()
         found = "No compression does better." if variant is base else against(variant, base, subject="It")
-        lines.append(f"- **{roles}: `{name}`.** {found}")
+        lines.append(f"- **{title}: `{name}`.** {found}")
     return "\n".join(lines)
 
 
@@ -204,8 +211,8 @@ def _method(results: Results) -> str:
         "the validation images.",
         f"Latency is that of one image at a time on {plural(profile.machine.threads, 'thread')}, uint8 image in and "
         f"logits out. Each model runs in a process of its own, and they take turns: {plural(profile.rounds, 'round')} "
-        f"of {plural(profile.calls_per_round, 'timed call')} each, in shuffled order and after a warm-up, so that a "
-        "busy moment of the machine hits all of them alike.",
+        f"of {plural(profile.calls_per_round, 'timed call')} each, in shuffled order and after a warm-up, so that busy "
+        "moments of the machine are spread over all of them.",
         "Memory is the growth of the process's resident memory at its peak, from just before the model was loaded, "
         "with the libraries already imported; to restore a packed model takes its share.",
         "MACs are multiply-accumulates of convolutions and the linear layer for one image; zeros count as any value.",

@@ -111,6 +111,7 @@ class Quantization(Measured):
     val_error_pct: float
     fp32_val_error_pct: float
     candidates: list[Candidate] = Field(min_length=1)
+    packed_bytes: dict[Precision, int] = Field(description="What the ONNX files would have, packed as sparse ones are")
 
 
 class Compression(Measured):

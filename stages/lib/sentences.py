@@ -1,7 +1,5 @@
 """A paragraph for each variant: what it is, and what it costs and gains, in sentences made from the numbers."""
 
-from collections.abc import Sequence
-
 from stages.lib.params import variant_name
 from stages.lib.references import rises_gradually
 from stages.lib.results import Results, Variant
@@ -22,7 +20,6 @@ from stages.lib.wording import (
     times,
 )
 
-SIMD_CHANNELS = 8  # float32 values in an AVX2 register
 IMPORTANCES = {
     "magnitude": "those of smallest norm",
     "bn_scale": "those of smallest scale in batch normalization",
@@ -94,22 +91,29 @@ def _structured(results: Results, variant: Variant) -> list[str]:
         _statistics(results),
         _fate(results, variant.model),
         against(variant, base, subject="Against `base` it"),
+        _by_macs(variant, base),
     ]
-    fewer_macs = base.cost.macs / variant.cost.macs
-    uneven, uneven_before = _uneven(shape.widths), _uneven(shape.base_widths)
-    if speed_up(variant, base) * (1 + SAME_LATENCY) < fewer_macs and uneven > uneven_before:
+    machine = results.profile.machine
+    filling = 16 if machine.avx512f else 8 if machine.avx2 else 4  # float32 values in a vector register
+    uneven, uneven_before = (
+        sum(width % filling > 0 for width in widths) / len(widths) for widths in (shape.widths, shape.base_widths)
+    )
+    if sentences[-1] and uneven > uneven_before:
         sentences.append(
-            f"By its MACs it could be {times(fewer_macs):.2f} times as fast. A likely cause of the difference: "
-            f"{percent(uneven)} of its convolutions, against {percent(uneven_before)} of those of `base`, have channel "
-            f"counts that are no multiple of {SIMD_CHANNELS} (`prune.round_to: {prune.round_to or 'null'}`), and these "
-            "fill the CPU's vector instructions badly."
+            f"Part of the difference may come from its channel counts: {percent(uneven)} of its convolutions, against "
+            f"{percent(uneven_before)} of those of `base`, have one that is no multiple of {filling}, and so leaves "
+            f"vector registers of this CPU partly empty (`prune.round_to: {prune.round_to or 'null'}`). That was not "
+            "tested."
         )
     return sentences
 
 
-def _uneven(widths: Sequence[int]) -> float:
-    """Share of the convolutions whose channels don't fill vector registers."""
-    return sum(width % SIMD_CHANNELS > 0 for width in widths) / len(widths)
+def _by_macs(variant: Variant, base: Variant) -> str:
+    """How fast it could be, where it is slower than that."""
+    fewer = base.cost.macs / variant.cost.macs
+    if speed_up(variant, base) * (1 + SAME_LATENCY) >= fewer:
+        return ""
+    return f"By its MACs it could be {times(fewer):.2f} times as fast."
 
 
 def _unstructured(results: Results, variant: Variant) -> list[str]:
@@ -139,15 +143,21 @@ def _lowrank(results: Results, variant: Variant) -> list[str]:
         f"has {sum(map(bool, ranks)):,} of its {len(results.compression['lowrank'].widths) + 1:,} layers replaced by "
         f"two thinner ones each, with ranks that are to leave {percent(lowrank.macs_ratio)} of the MACs: "
         f"{_left(variant, base)}. The factorization is data-aware: it minimizes the error of a layer's output on "
-        f"{plural(num_images, 'training image')}, not that of its weights.",
+        f"{plural(num_images, 'training image')}, not that of its weights. On the same images its statistics of batch "
+        "normalization were estimated anew.",
         _fate(results, variant.model),
         against(variant, base, subject="Against `base` it"),
+        _by_macs(variant, base),
     ]
 
 
 def _distilled(results: Results, variant: Variant) -> list[str]:
     distill, base = results.params.distill, results.variant("base")
-    start = "random weights" if distill.start == "scratch" else "the channels of `base` of largest norm"
+    start = (
+        "random weights"
+        if distill.start == "scratch"
+        else "the channels of `base` of largest norm, with statistics of batch normalization estimated anew,"
+    )
     teaching = TEACHING.get(distill.distillation.loss)
     teacher = f"with `base` as its teacher ({teaching})" if teaching else "from the labels alone"
     return [
@@ -156,6 +166,7 @@ def _distilled(results: Results, variant: Variant) -> list[str]:
         f"{teacher}: {_left(variant, base)}.",
         _fate(results, variant.model),
         against(variant, base, subject="Against `base` it"),
+        _by_macs(variant, base),
     ]
 
 
@@ -225,6 +236,17 @@ def _zeros(results: Results, variant: Variant) -> str:
     return f"ONNX Runtime multiplies by the zeros all the same: {verdict}"
 
 
+def _dense_packed(results: Results, variant: Variant) -> str:
+    """What `base` would have if it were packed too, which tells the share of the zeros from that of the compression."""
+    if variant.model != "unstructured":
+        return ""
+    dense = results.quantization["base"].packed_bytes[variant.precision]
+    return (
+        f" `{variant_name('base', variant.precision)}`, packed in the same way, would have {megabytes(dense)} MB, "
+        f"{times(dense / variant.cost.file_bytes):.2f} times as many: that much is due to the zeros."
+    )
+
+
 def _shipping(results: Results, variant: Variant) -> str:
     """What the zeros save on disk."""
     cost = variant.cost
@@ -238,6 +260,7 @@ def _shipping(results: Results, variant: Variant) -> str:
         return (
             f"{zeros}It ships as a packed file, nonzero values and a mask of where they are, compressed, from "
             f"which the ONNX file comes back bit for bit: that has {megabytes(cost.onnx_bytes)} MB, {verdict}."
+            f"{_dense_packed(results, variant)}"
         )
     if variant.model == "unstructured" and not is_smaller(variant, results.variant("base")):
         return f"{_zeros(results, variant)} It ships as a plain ONNX file, which stores the zeros densely."

@@ -75,6 +75,7 @@ def variants_table(results: Results) -> str:
                 "MACs, millions": significant(cost.macs / 1e6, 3),
                 "File, MB": megabytes(cost.file_bytes),
                 "Times smaller": f"{times(shrinkage(variant, base)):.2f}",
+                "Packed, MB": megabytes(results.quantization[variant.model].packed_bytes[variant.precision]),
                 "Latency, ms": f"{significant(cost.latency_cpu_ms)} ({spread})",
                 "Times as fast": f"{times(speed_up(variant, base)):.2f}",
                 "Memory, MB": significant(cost.memory_mb),
@@ -121,19 +122,19 @@ def original_notes(results: Results) -> str:
         f"{params.train.epochs:,}{finetuned}.",
         "The original chose its best epoch on the test images, which flatters its errors. No epoch or setting is "
         "chosen on ours; only the highlights at the top are ranked by their errors on them.",
-        "The original had an Nvidia Tesla T4, and doesn't say whether its inference time is the CPU's or the GPU's, "
-        "or what its memory is the memory of.",
+        "The original had an Nvidia Tesla T4, and doesn't say which CPU, whether its inference time is the CPU's or "
+        "the GPU's, or what its memory is the memory of.",
         "Ours are PyTorch in eager mode, as the original ran it, one image at a time; the file is the `.safetensors` "
-        "checkpoint, the errors are those of its fp32 ONNX file. Total times are of one image, by PyTorch's profiler.",
+        "checkpoint, the errors are those of its fp32 ONNX file. Total times are of one image, by PyTorch's profiler, "
+        "of one model after the other and not in turns.",
     ]
     if "unstructured" in results.models:
         notes.append(_sparse_note(results))
     if any(eager.latency_cuda_ms is None for eager in results.profile.eager.values()):
         notes.append(f"{DASH} marks what was not measured: the machine of the profile had no GPU.")
     notes.append(
-        "The original tried int8 too and got no usable model. The reason is thought to be that PyTorch's eager-mode "
-        "quantization makes the branches that an inception block concatenates share one scale. ONNX Runtime's static "
-        "quantization, used here, gives each branch its own."
+        'The original tried int8 too and got no model of good accuracy, most likely for "the experimental nature of '
+        'PyTorch Quantization", as it says. Ours is made by ONNX Runtime; what failed then was not looked for here.'
     )
     return "\n".join(f"- {note}" for note in notes)
 
@@ -149,8 +150,8 @@ def _sparse_note(results: Results) -> str:
         else ""
     )
     note = (
-        "The original tells of no fine-tuning of its unstructured model, so its 27.5 % are taken to be those before "
-        f"any.{before}"
+        "The original tells neither the share of zeros in its unstructured model nor of fine-tuning it, so its 27.5 % "
+        f"are taken to be those before any.{before}"
     )
     if cost.file_bytes < cost.onnx_bytes:
         note += (
