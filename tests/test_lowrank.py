@@ -102,3 +102,8 @@ def test_an_unknown_layer_is_an_error_that_names_its_like(tiny: GoogLeNet, examp
 def test_an_impossible_budget_is_an_error(tiny: GoogLeNet, examples: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"lowrank\.macs_ratio must be at least 0\.\d+ with these .* got 0\.1"):
         factorize(tiny, examples, macs_ratio=0.1, layers=ALL, round_to=1)
+
+
+def test_layers_that_save_nothing_are_an_error(tiny: GoogLeNet, examples: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"lowrank\.layers must be able to save .*, got linear; list more"):
+        factorize(tiny, examples, macs_ratio=0.9, layers=["linear"], round_to=4)

@@ -55,6 +55,18 @@ def test_committed_params_equal_a_preset() -> None:
         ("prune", {"start_sparsity": 0.9}, "prune.start_sparsity must be at most prune.sparsity (0.8), got 0.9"),
         ("lowrank", {"macs_ratio": 1}, "lowrank.macs_ratio: input should be less than 1, got 1"),
         ("distill", {"width": 0}, "distill.width: input should be greater than 0, got 0"),
+        ("distill", {"seed": 1 << 63}, "distill.seed: input should be less than 9223372036854775808, got"),
+        (
+            "finetune",
+            {"distillation": {"loss": "kd", "temperature": 2, "weight": 0, "label_weight": 1}},
+            "finetune.distillation: weight must be above 0 where loss is kd, got 0; for the labels alone set loss",
+        ),
+        ("quantize", {"calibration_methods": ["minmax"] * 2}, "quantize.calibration_methods must have each value once"),
+        (
+            "quantize",
+            {"calibration_images": [64, 64]},
+            "quantize.calibration_images must have each value once",
+        ),
         ("models", {"reported": ["structured"]}, "models.reported must have 'base', which the others are compared to"),
         ("models", {"reported": ["base", "base"]}, "models.reported must name each model once"),
     ],

@@ -25,6 +25,7 @@ from stages.lib.wording import (
     latency_verdict,
     listed,
     noise_of_change,
+    percent,
     significant,
     size_verdict,
     standard_error_pct,
@@ -268,6 +269,13 @@ def test_a_change_in_error_is_weighed_against_its_noise(error: float, expected: 
     assert expected in error_verdict(variant(error=error, first_missed=1000), variant())
 
 
+def test_two_equal_graphs_tell_how_far_timings_wander() -> None:
+    change_cost("unstructured", latency_cpu_ms=1.07 * LATENCIES["base"])
+    assert "whose graph is that of `base`, took 1.07 times as long" in render_report(results())
+    change_params("models", **ALONE)
+    assert "whose graph is" not in render_report(results())
+
+
 def test_few_test_images_make_a_large_change_noise() -> None:
     verdict = error_verdict(variant(error=23.0, num_images=360, first_missed=36), variant(num_images=360))
     assert "within the noise of 360 test images" in verdict
@@ -326,6 +334,7 @@ def test_numbers_have_the_digits_that_they_deserve() -> None:
         "–",  # noqa: RUF001
     ]
     assert [duration(seconds) for seconds in (45, 600, 9000)] == ["45 s", "10 min", "2.5 h"]
+    assert [percent(share) for share in (0.2, 0.9995, 0.99999, 1)] == ["20 %", "99.95 %", "99.999 %", "100 %"]
     assert [listed(words) for words in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
 
 
@@ -701,11 +710,12 @@ def test_goals_of_models_that_were_not_made_are_left_out() -> None:
 
 
 @pytest.mark.usefixtures("cifar")
-def test_a_goal_is_left_out_with_a_note_where_pruning_was_set_otherwise() -> None:
-    change_params("prune", ratio=0.3)
+def test_a_goal_is_left_out_with_a_note_where_another_share_was_pruned() -> None:
+    shape = {"widths": [45] * 66, "base_widths": [64] * 66, "ranks": []}
+    write_json(Path("artifacts/compression/structured.json"), shape)
     text = render_report(results())
     assert not any("`structured`, with" in goal for goal in rows_of_promises(text))
-    assert "this run had 0.3" in text
+    assert "for 20 % of the channels gone; of this run's, 29.7 % are." in text
 
 
 def test_low_rank_and_distillation_are_described_by_their_numbers() -> None:
@@ -713,6 +723,7 @@ def test_low_rank_and_distillation_are_described_by_their_numbers() -> None:
     assert "has 44 of its 67 layers replaced by two thinner ones each" in paragraph(text, "lowrank")
     assert "4,500,000 of 6,402,564 parameters" in paragraph(text, "lowrank")
     assert "0.6 times the channels of `base`" in paragraph(text, "distilled")
+    assert "830,000 of 6,402,564 parameters and 531 of 531 million MACs are left" in paragraph(text, "distilled")
     assert "the channels of `base` of largest norm" in paragraph(text, "distilled")
 
 
@@ -747,10 +758,23 @@ def test_the_way_of_structured_pruning_is_told(values: dict[str, Any], told: str
         assert source in text
 
 
+def test_a_student_of_more_macs_has_none_left() -> None:
+    change_cost("distilled", macs=593_000_000)
+    told = paragraph(render_report(results()), "distilled")
+    assert "830,000 of 6,402,564 parameters are left, but for 593 million MACs instead of 531." in told
+
+
+def test_a_batch_has_no_more_images_than_there_are() -> None:
+    change_params("train", batch_size=100_000)
+    row = next(line for line in render_report(results()).splitlines() if line.startswith("| Training of `base`"))
+    assert "batches of 45,000" in row
+
+
 def test_training_within_pruning_counts_in_the_budget() -> None:
     change_params("prune", steps=4, step_epochs=2, sparsify_epochs=3)
     text = render_report(results())
     assert "9 within structured pruning" in text
+    assert "not yet trained further, but for `structured`" in text
     assert "`structured` for 9 more within pruning" in text
     assert "| Training within structured pruning" in text
 

@@ -178,6 +178,12 @@ def test_divergence_is_an_error_that_names_the_remedy(tiny: GoogLeNet, images: I
         training.fit(tiny, images, images, recipe=recipe.model_copy(update={"lr": 1e30}))
 
 
+def test_training_that_diverges_in_its_last_step_is_no_success(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    once = recipe.model_copy(update={"epochs": 1, "batch_size": 30, "warmup_epochs": 0, "lr": 1e45})
+    with pytest.raises(ValueError, match=r"weights after the last step must be finite, got others; lower lr"):
+        training.fit(tiny, images, images, recipe=once)
+
+
 def test_fewer_images_than_a_batch_are_one_batch(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
     trained = training.fit(tiny, images, images, recipe=recipe.model_copy(update={"batch_size": 1000}))
     assert trained.facts["num_steps"] == 2

@@ -95,9 +95,14 @@ def factorize(
         return rest + sum(layer.cost(ranks[name]) for name, layer in measured.items())
 
     high = max(float(layer.energies[0]) / layer.macs_per_rank for layer in measured.values())
-    if (least := macs_at(high)) > macs_ratio * total:
+    least_ratio = math.ceil(1000 * macs_at(high) / total) / 1000
+    if least_ratio >= 1:
         raise ValueError(
-            f"lowrank.macs_ratio must be at least {math.ceil(1000 * least / total) / 1000} with these lowrank.layers, "
+            f"lowrank.layers must be able to save a thousandth of the MACs, got {', '.join(measured)}; list more"
+        )
+    if macs_at(high) > macs_ratio * total:
+        raise ValueError(
+            f"lowrank.macs_ratio must be at least {least_ratio} with these lowrank.layers, "
             f"got {macs_ratio}; raise it or list more layers"
         )
     low = 0.0

@@ -76,7 +76,7 @@ class Recipe(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the device computes in it")
     deterministic: bool = Field(description="On CUDA: the same bits in every run, somewhat slower; a CPU always is")
     compile: bool = Field(description="torch.compile on CUDA; never on a CPU, where it gains nothing")
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
     epochs: Count
     batch_size: Annotated[int, Field(ge=2, description="Over all processes, if torchrun started several")]
     lr: PositiveFloat = Field(description="Peak learning rate")
@@ -104,9 +104,17 @@ class Distillation(Section):
     loss: Literal["none", "kd", "standardized_kd"] = Field(
         description="none: from the labels alone. For 2 classes kd: standardized, two logits tell only which is larger"
     )
-    temperature: PositiveFloat
+    temperature: Annotated[float, Field(gt=0, le=1000)]
     weight: NonNegativeFloat = Field(description="Of the teacher's part of the loss")
     label_weight: NonNegativeFloat = Field(description="Of the labels' part of the loss")
+
+    @model_validator(mode="after")
+    def _a_teacher_has_a_say(self) -> Self:
+        if self.loss != "none" and not self.weight:
+            raise ValueError(
+                f"weight must be above 0 where loss is {self.loss}, got 0; for the labels alone set loss: none"
+            )
+        return self
 
 
 class StudentRecipe(Recipe):
@@ -168,7 +176,7 @@ class Prune(Section):
     steps: Count = Field(description="structured: removed in this many steps, with fine-tuning between")
     step_epochs: Count = Field(description="structured: epochs of each fine-tuning between steps, as in finetune")
     sparsify_epochs: NonNegativeInt = Field(description="structured: epochs before pruning that draw scales to zero")
-    sparsify_weight: NonNegativeFloat = Field(description="structured: of the L1 norm of the scales, in these epochs")
+    sparsify_weight: PositiveFloat = Field(description="structured: of the L1 norm of the scales, in these epochs")
     sparsity: Fraction = Field(description="unstructured: share of the weights set to zero")
     sparsity_scope: Literal["global", "layer"] = Field(description="unstructured: over all layers, or in each")
     start_sparsity: Fraction | None = Field(
@@ -208,6 +216,13 @@ class Quantize(Section):
     calibration_methods: list[Literal["minmax", "percentile", "entropy"]] = Field(min_length=1)
     bias_correction: bool = Field(description="Make up in the biases for the mean error of rounded weights")
     reduce_range: bool = Field(description="7-bit weights: no saturation on CPUs without VNNI")
+
+    @model_validator(mode="after")
+    def _each_calibration_is_tried_once(self) -> Self:
+        for key in ("calibration_images", "calibration_methods"):
+            if len(set(values := getattr(self, key))) < len(values):
+                raise ValueError(f"quantize.{key} must have each value once, got {values}")
+        return self
 
 
 class Profile(Section):

@@ -25,6 +25,7 @@ from stages.lib.wording import (
     percent,
     plural,
     significant,
+    speed_up,
     within_noise,
 )
 
@@ -58,8 +59,9 @@ def render_report(results: Results) -> str:
         "A difference in top-1 error counts as noise below two of its standard errors. Both models are tested on the "
         "same images, so only those that one of them alone misses count. That is the noise of the choice of test "
         "images; training again from another seed would move errors too, by how much was not measured. A difference in "
-        f"latency below {percent(SAME_LATENCY)}, within this one profile, counts as none. Profiles of different hours "
-        "can differ by more: make another (`dvc repro --force --single-item profile`) before you rely on a small one.",
+        f"latency below {percent(SAME_LATENCY)}, within this one profile, counts as none.{_same_graph(results)} "
+        "Profiles of different hours can differ by more: make another (`dvc repro --force --single-item profile`) "
+        "before you rely on a small difference.",
         *_channels(results),
         "## Beside the original report",
         original_table(results),
@@ -171,6 +173,14 @@ def _packed(results: Results) -> str:
     return f": packed for {listed(packed)}, ONNX for the others" if packed else ", an ONNX file"
 
 
+def _same_graph(results: Results) -> str:
+    """How far two equal latencies lie apart, which tells what a difference is worth."""
+    if "unstructured" not in results.models:
+        return ""
+    ratio = speed_up(results.variant("base"), results.variant("unstructured"))
+    return f" Here `unstructured`, whose graph is that of `base`, took {ratio:.2f} times as long."
+
+
 def _channels(results: Results) -> list[str]:
     """The figure of what pruning and factorization left of each layer, where there is something to show."""
     if not ({"structured", "lowrank"} & set(results.compression)):
@@ -191,7 +201,8 @@ def _curves(results: Results) -> str:
     notes = ["Validation error and training loss by epoch."]
     if any(curve[0].epoch == 0 for curve in results.curves.values()):
         notes.append(
-            "Epoch 0 is a model before its first step: pruned, factorized or narrowed, and not yet trained further."
+            "Epoch 0 is a model before its first step: pruned, factorized or narrowed, and not yet trained further"
+            + (", but for `structured`, which was trained within pruning." if pruning_epochs(results) else ".")
         )
     notes.append(
         "Validation images have 32 px: while a model is trained on smaller ones, its error looks worse than it is."

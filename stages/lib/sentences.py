@@ -193,10 +193,11 @@ def _int8(results: Results, variant: Variant) -> list[str]:
 
 
 def _left(variant: Variant, base: Variant) -> str:
-    return (
-        f"{variant.cost.num_parameters:,} of {base.cost.num_parameters:,} parameters and "
-        f"{significant(variant.cost.macs / 1e6, 3)} of {significant(base.cost.macs / 1e6, 3)} million MACs are left"
-    )
+    macs, before = (significant(each.cost.macs / 1e6, 3) for each in (variant, base))
+    parameters = f"{variant.cost.num_parameters:,} of {base.cost.num_parameters:,} parameters"
+    if variant.cost.macs > base.cost.macs:  # of a student without the pooling
+        return f"{parameters} are left, but for {macs} million MACs instead of {before}"
+    return f"{parameters} and {macs} of {before} million MACs are left"
 
 
 def _statistics(results: Results) -> str:
@@ -256,7 +257,7 @@ def _shipping(results: Results, variant: Variant) -> str:
             if cost.onnx_bytes > cost.file_bytes
             else "no more"
         )
-        zeros = f"{_zeros(results, variant)} " if variant.model == "unstructured" else ""
+        zeros = f"{_zeros(results, variant)} " if results.params.prune.sparsity else ""
         return (
             f"{zeros}It ships as a packed file, nonzero values and a mask of where they are, compressed, from "
             f"which the ONNX file comes back bit for bit: that has {megabytes(cost.onnx_bytes)} MB, {verdict}."

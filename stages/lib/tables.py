@@ -200,7 +200,8 @@ def _budget(recipe: Recipe, training: Training) -> str:
     loss = recipe.distillation.loss if isinstance(recipe, StudentRecipe) else "none"
     teacher = f"with `base` as its teacher ({TEACHING[loss]}), " if loss != "none" else ""
     return (
-        f"{teacher}{plural(recipe.epochs, 'epoch')}, batches of {recipe.batch_size:,}, images of {sizes}; "
+        f"{teacher}{plural(recipe.epochs, 'epoch')}, batches of "
+        f"{min(recipe.batch_size, training.num_train_images):,}, images of {sizes}; "
         f"{duration(training.seconds)} on {training.device}, in {training.precision}"
     )
 

@@ -156,7 +156,10 @@ def fit(
             if first:
                 print(f"stopped at step {step} of {run.num_steps}; the same command goes on from there", flush=True)
             raise SystemExit(128 + (stop.signal or signal.SIGTERM))
-    cpu = f"CPU, {torch.get_num_threads()} threads"
+    if not all(tensor.isfinite().all() for tensor in run.average.state_dict().values()):
+        raise ValueError(f"the weights after the last step must be finite, got others; lower lr ({recipe.lr})")
+    threads = torch.get_num_threads()
+    cpu = f"CPU, {threads} thread" + "s" * (threads > 1)
     device = torch.cuda.get_device_name() if run.device.type == "cuda" else cpu
     facts = {
         "seconds": round(seconds()),

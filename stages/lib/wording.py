@@ -25,8 +25,11 @@ def megabytes(num_bytes: int) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent, without digits that say nothing."""
-    return f"{100 * share:.3g} %"
+    """A share in percent, without digits that say nothing; what is less than all isn't rounded up to it."""
+    digits = 3
+    while share < 1 and float(f"{100 * share:.{digits}g}") == 100:
+        digits += 1
+    return f"{100 * share:.{digits}g} %"
 
 
 def plural(count: int, noun: str) -> str:

@@ -1,0 +1,66 @@
+"""Structured pruning in steps, with training between them."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from stages.lib import run
+from stages.lib.data import Images
+from stages.lib.googlenet import GoogLeNet
+from stages.lib.params import Params, Prune, StudentRecipe
+from stages.prune import prune_structured
+
+
+@pytest.fixture
+def prune(demo: Params) -> Prune:
+    """A training before two steps, and one between them."""
+    changes: dict[str, Any] = {"ratio": 0.2, "steps": 2, "step_epochs": 1, "sparsify_epochs": 1}
+    return demo.prune.model_copy(update=changes)
+
+
+@pytest.fixture
+def recipe(demo: Params) -> StudentRecipe:
+    """Two steps an epoch."""
+    changes: dict[str, Any] = {"device": "cpu", "batch_size": 15, "image_sizes": {8: 1}}
+    return demo.finetune.model_copy(update=changes)
+
+
+@pytest.fixture
+def forbid_training(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What makes every further step of training fail."""
+
+    def train_step(_: run.Run, step: int) -> None:
+        raise AssertionError(f"step {step} is trained")
+
+    return lambda: monkeypatch.setattr(run.Run, "train_step", train_step)
+
+
+def test_what_was_trained_is_not_trained_again_until_the_model_is_written(
+    tiny: GoogLeNet, images: Images, prune: Prune, recipe: StudentRecipe, forbid_training: Any
+) -> None:
+    first, resume_files = prune_structured(tiny, images, images, prune=prune, recipe=recipe)
+    assert [file.path.exists() for file in resume_files] == [True, True]
+    forbid_training()
+    again, _ = prune_structured(tiny, images, images, prune=prune, recipe=recipe)
+    assert again.architecture == first.architecture
+    state = again.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in first.state_dict().items())
+
+
+def test_an_impossible_ratio_is_named_before_any_training(
+    tiny: GoogLeNet, images: Images, prune: Prune, recipe: StudentRecipe, forbid_training: Any
+) -> None:
+    forbid_training()
+    impossible = prune.model_copy(update={"ratio": 0.95})
+    with pytest.raises(ValueError, match=r"prune\.ratio must leave a channel in every layer, got 0\.95 for"):
+        prune_structured(tiny, images, images, prune=impossible, recipe=recipe)
+
+
+def test_steps_reach_a_ratio_that_is_the_most_that_a_layer_may_lose(
+    tiny: GoogLeNet, images: Images, prune: Prune, recipe: StudentRecipe
+) -> None:
+    assert 0.2 * 3 / 3 > 0.2
+    changes = {"scope": "global", "max_ratio": 0.2, "steps": 3, "sparsify_epochs": 0}
+    pruned, _ = prune_structured(tiny, images, images, prune=prune.model_copy(update=changes), recipe=recipe)
+    assert sum(pruned.architecture.widths) < sum(tiny.architecture.widths)
