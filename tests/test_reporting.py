@@ -391,6 +391,11 @@ def test_zeros_are_never_given_as_a_cause_of_speed() -> None:
     assert "saves bytes at most" not in told
 
 
+def test_zeros_are_not_told_of_where_there_are_none() -> None:
+    change_params("prune", sparsity=0.0)
+    assert "multiplies by the zeros" not in render_report(results())
+
+
 def test_captions_tell_of_what_the_figures_show() -> None:
     assert "structured pruning kept and the ranks" in render_report(results())
     change_params("models", reported=["base", "lowrank"], packed=[])

@@ -31,7 +31,7 @@ def int8_cause(results: Results, variant: Variant) -> str:
     of = f", the best of {len(chosen.candidates):,}," if len(chosen.candidates) > 1 else ""
     return (
         f"On the validation images int8 with its calibration{of} changed the error by "
-        f"{chosen.val_error_pct - chosen.fp32_val_error_pct:+.2f} points. The cause of the rest is not known."
+        f"{chosen.val_error_pct - chosen.fp32_val_error_pct:+.2f} points. More about the cause is not known."
     )
 
 

@@ -92,7 +92,7 @@ def promises_section(results: Results) -> str:
     if any(each.is_noise for each in made):
         parts.append(
             "A miss within noise is a miss all the same, but other test images or another profile could turn it, as "
-            "they could a goal that is met within noise: two standard errors for an error, and "
+            "they could a goal that is met within noise. Noise is two standard errors for an error, and "
             f"{percent(SAME_LATENCY)} for a latency."
         )
     if missed := [each for each in made if not each.is_met]:

@@ -251,18 +251,19 @@ def _dense_packed(results: Results, variant: Variant) -> str:
 def _shipping(results: Results, variant: Variant) -> str:
     """What the zeros save on disk."""
     cost = variant.cost
+    has_zeros = variant.model == "unstructured" and results.params.prune.sparsity > 0
     if variant.model in results.params.models.packed:
         verdict = (
             f"{times(cost.onnx_bytes / cost.file_bytes):.2f} times as many"
             if cost.onnx_bytes > cost.file_bytes
             else "no more"
         )
-        zeros = f"{_zeros(results, variant)} " if results.params.prune.sparsity else ""
+        zeros = f"{_zeros(results, variant)} " if has_zeros else ""
         return (
             f"{zeros}It ships as a packed file, nonzero values and a mask of where they are, compressed, from "
             f"which the ONNX file comes back bit for bit: that has {megabytes(cost.onnx_bytes)} MB, {verdict}."
             f"{_dense_packed(results, variant)}"
         )
-    if variant.model == "unstructured" and not is_smaller(variant, results.variant("base")):
+    if has_zeros and not is_smaller(variant, results.variant("base")):
         return f"{_zeros(results, variant)} It ships as a plain ONNX file, which stores the zeros densely."
     return ""

@@ -150,8 +150,8 @@ def _sparse_note(results: Results) -> str:
         else ""
     )
     note = (
-        "The original tells neither the share of zeros in its unstructured model nor of fine-tuning it, so its 27.5 % "
-        f"are taken to be those before any.{before}"
+        "The original doesn't tell the share of zeros in its unstructured model, and nothing of fine-tuning it, so its "
+        f"27.5 % are taken to be those before any.{before}"
     )
     if cost.file_bytes < cost.onnx_bytes:
         note += (
