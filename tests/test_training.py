@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from stages.lib import run, training
 from stages.lib.data import Images
 from stages.lib.devices import pick_precision
 from stages.lib.googlenet import GoogLeNet
-from stages.lib.params import Params, Recipe
+from stages.lib.params import Params, Recipe, StudentRecipe
 from stages.lib.pruning import prune_weights
 from stages.lib.sparsity import RisingSparsity
 
@@ -222,6 +223,29 @@ def test_training_runs_in_bf16(tiny: GoogLeNet, images: Images, recipe: Recipe, 
     assert trained.facts["precision"] == "bf16"
     assert {tensor.device.type for tensor in trained.model.state_dict().values()} == {"cpu"}
     assert weights(trained.model).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("mix", "extras"),
+    [("mixup", {"scale_penalty": 1e-4}), ("cutmix", {"rising": RisingSparsity(start=0.1, end=0.5, scope="global")})],
+)
+def test_a_step_reads_nothing_back_from_its_device(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, demo: Params, monkeypatch: pytest.MonkeyPatch, mix: str,
+    extras: dict[str, Any],
+) -> None:  # fmt: skip
+    # A tensor on the meta device has no values, so reading one, which makes a GPU wait, is an error there.
+    monkeypatch.setattr(run, "pick_device", lambda _: torch.device("meta"))
+    # That device lacks a fused SGD, autocast and the beta distribution.
+    sgd = torch.optim.SGD
+    monkeypatch.setattr(torch.optim, "SGD", lambda *args, **options: sgd(*args, **options | {"fused": False}))
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch, "_sample_dirichlet", torch.rand_like)
+    changes = {"trivial_augment": True, "mixup": 0.0, "cutmix": 0.0, mix: 0.5}
+    settings = recipe.model_dump() | {"augmentation": recipe.augmentation.model_copy(update=changes)}
+    student = StudentRecipe.model_validate(settings | {"distillation": demo.finetune.distillation})
+    training_run = run.Run(tiny, images, recipe=student, teacher=tiny, **extras)
+    training_run.train_step(0)
+    assert training_run.loss_sum.is_meta and training_run.optimizer.state
 
 
 def test_automatic_precision_is_what_the_cpu_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
