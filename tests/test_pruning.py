@@ -20,15 +20,23 @@ def test_structured_pruning_of_the_full_network_leaves_4_089_523_parameters() ->
 
 def test_round_to_keeps_multiples() -> None:
     model = GoogLeNet(Architecture(scaled_widths(1.0), num_classes=3, stem_pool=True, dropout=0.0))
-    widths = prune_channels(model, ratio=0.2, round_to=8).architecture.widths
-    assert {width % 8 for width in widths} == {0}
+    pruned = prune_channels(model, ratio=0.2, round_to=8)
+    assert {width % 8 for width in pruned.architecture.widths} == {0}
+
+
+def test_round_to_takes_the_nearest_multiple() -> None:
+    model = GoogLeNet(Architecture(scaled_widths(1.0), num_classes=100, stem_pool=True, dropout=0.0))
+    before, after = (network.architecture.widths for network in (model, prune_channels(model, ratio=0.2, round_to=16)))
+    exact = [0.8 * width for width in before]
+    assert all(abs(kept - width) <= 8 for kept, width in zip(after, exact, strict=True))
+    assert sum(after) == pytest.approx(sum(exact), rel=0.02)
 
 
 def test_round_to_leaves_each_layer_a_group_or_all_that_it_has(tiny: GoogLeNet) -> None:
     before = tiny.architecture.widths
     after = prune_channels(tiny, ratio=0.5, round_to=4).architecture.widths
     assert min(before) < 4 < max(before)
-    assert after == tuple(min(width, max(4, width // 2 // 4 * 4)) for width in before)
+    assert after == tuple(min(width, max(4, (width // 2 + 2) // 4 * 4)) for width in before)
 
 
 def test_round_to_keeps_to_the_most_that_a_layer_may_lose(tiny: GoogLeNet) -> None:

@@ -172,7 +172,7 @@ class Prune(Section):
     importance: Literal["magnitude", "bn_scale", "taylor"] = Field(
         description="structured: what makes a channel matter"
     )
-    round_to: Count | None = Field(description="structured: kept channels become a multiple of this where they can")
+    round_to: Count | None = Field(description="structured: kept channels become the nearest multiple of this")
     steps: Count = Field(description="structured: removed in this many steps, with fine-tuning between")
     step_epochs: Count = Field(description="structured: epochs of each fine-tuning between steps, as in finetune")
     sparsify_epochs: NonNegativeInt = Field(description="structured: epochs before pruning that draw scales to zero")

@@ -44,8 +44,8 @@ def prune_channels(
 
     Args:
         ratio: Share of the channels removed, in [0, 1).
-        round_to: Kept channels become a multiple of this, rounded down unless the layer would lose too many, or all
-            that it has; None keeps any count.
+        round_to: Kept channels become the nearest multiple of this, or the one above where the layer would lose too
+            many, or all that it has; None keeps any count.
         scope: The same share of every layer, or the least important channels of all layers.
         max_ratio: With scope global, the most that a layer loses.
         examples: Images (N, 3, H, W) in [0, 1] and labels (N,), for the importance taylor.
@@ -142,8 +142,8 @@ def reestimate_batch_norm(model: GoogLeNet, images: Tensor) -> GoogLeNet:
 
 
 def _whole_groups(kept: int, least: int, *, size: int) -> int:
-    """`kept` as a multiple of `size`: rounded down, or up where less than `least` would be left."""
-    rounded = kept - kept % size
+    """The multiple of `size` nearest to `kept`, or the one above where less than `least` would be left."""
+    rounded = (kept + size // 2) // size * size
     return rounded if rounded >= least else rounded + size
 
 
