@@ -126,8 +126,8 @@ def table_rows(
 
     Ratios are to `base`; where that wasn't measured, to `unstructured`, whose graph is the same, or a dash.
     """
-    here = {name: np.median(each.latencies_ms.reshape(rounds, -1), axis=1) for name, each in measured.items()}
-    there = {name: costs["latency_cpu_ms"] for name, costs in recorded.items()}
+    here = {name: each.rounds_ms(rounds) for name, each in measured.items()}
+    there = {name: np.array(costs["latency_rounds_ms"]) for name, costs in recorded.items()}
     reference = next((here[name] for name in ("base", "unstructured") if name in here), None)
     rows = []
     for name, measurement in measured.items():
@@ -143,8 +143,8 @@ def table_rows(
                 f"{recorded[name]['file_bytes'] / 1e6:.2f}",
                 f"{middle:.2f} ({low:.2f} to {high:.2f})",
                 ratio,
-                f"{there[name]:.2f}",
-                f"{times(there['base'] / there[name]):.2f}",
+                f"{recorded[name]['latency_cpu_ms']:.2f}",
+                f"{times(np.median(there['base'] / there[name])):.2f}",
             )
         )
     return rows

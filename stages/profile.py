@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from stages.lib.engines import EagerEngine, OnnxEngine
 from stages.lib.errors import one_line_errors
@@ -39,7 +39,7 @@ def main() -> None:
                 raise ValueError(f"{path} must hold the file that was evaluated, got another; run dvc repro")
             onnx_bytes[variant_name(model, precision)] = len(onnx_file)
             engines[variant_name(model, precision)] = partial(OnnxEngine, path, threads)
-    print(f"measuring {len(engines)} engines with {threads} threads", flush=True)
+    print(f"measuring {len(engines)} engines, threads: {threads}", flush=True)
     measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
 
     machine = describe_machine(threads=threads)
@@ -47,12 +47,12 @@ def main() -> None:
     for model in models:
         measurement = measured[f"{model} in PyTorch"]
         machine["gpu"] = measurement.facts.pop("gpu")
-        eager[model] = measurement.facts | latencies(measurement, "eager")
+        eager[model] = measurement.facts | latencies(measurement, "eager", rounds=params.profile.rounds)
         counts = {key: measurement.facts[key] for key in COUNTS}
         for precision in precisions:
             name = variant_name(model, precision)
             costs = measured[name].facts | {"onnx_bytes": onnx_bytes[name]}
-            variants[name] = counts | costs | latencies(measured[name], "cpu")
+            variants[name] = counts | costs | latencies(measured[name], "cpu", rounds=params.profile.rounds)
             print(f"{name}: {variants[name]['latency_cpu_ms']:.2f} ms, {variants[name]['memory_mb']:.0f} MB")
     profile = {
         "machine": machine,
@@ -65,12 +65,13 @@ def main() -> None:
         path.write_text(json.dumps(profile, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def latencies(measurement: Measurement, where: str) -> dict[str, float | str | None]:
-    """Median, 5th and 95th percentile of the latency, in milliseconds."""
+def latencies(measurement: Measurement, where: str, *, rounds: int) -> dict[str, Any]:
+    """Median, 5th and 95th percentile of the latency, and the median of each round, in milliseconds."""
     return {
         f"latency_{where}_ms": measurement.percentile_ms(50),
         f"latency_{where}_p5_ms": measurement.percentile_ms(5),
         f"latency_{where}_p95_ms": measurement.percentile_ms(95),
+        "latency_rounds_ms": measurement.rounds_ms(rounds).tolist(),
     }
 
 

@@ -66,20 +66,30 @@ def test_table_has_every_field_and_ratios_to_base() -> None:
         "base-int8": Measurement(np.array([3.0, 5.0, 4.0, 4.0, 2.0, 2.0]), {}),
     }
     recorded = {
-        "base": {"top1_error_pct": 20.0, "file_bytes": 10_000_000, "latency_cpu_ms": 6.0},
-        "base-int8": {"top1_error_pct": 20.5, "file_bytes": 2_500_000, "latency_cpu_ms": 2.0},
+        "base": {
+            "top1_error_pct": 20.0,
+            "file_bytes": 10_000_000,
+            "latency_cpu_ms": 6.0,
+            "latency_rounds_ms": [6.0, 7.0],
+        },
+        "base-int8": {
+            "top1_error_pct": 20.5,
+            "file_bytes": 2_500_000,
+            "latency_cpu_ms": 2.0,
+            "latency_rounds_ms": [2.0, 2.0],
+        },
     }
     rows = here.table_rows(measured, recorded, rounds=3)
     assert all(len(row) == len(here.HEADERS) for row in rows)
     latency = "3.50 (2.00 to 4.75)"
-    assert rows[1] == ("base-int8", "20.50", "2.50", latency, "2.00 (2.00 to 3.80)", "2.00", "3.00")
+    assert rows[1] == ("base-int8", "20.50", "2.50", latency, "2.00 (2.00 to 3.80)", "2.00", "3.25")
     alone = here.table_rows({"base-int8": measured["base-int8"]}, recorded, rounds=3)
-    assert alone == [("base-int8", "20.50", "2.50", latency, "-", "2.00", "3.00")]
+    assert alone == [("base-int8", "20.50", "2.50", latency, "-", "2.00", "3.25")]
 
 
 def test_unstructured_stands_in_for_a_base_that_was_not_measured() -> None:
     measured = {"unstructured": Measurement(np.array([8.0]), {}), "base-int8": Measurement(np.array([4.0]), {})}
-    costs = {"top1_error_pct": 20.0, "file_bytes": 10_000_000, "latency_cpu_ms": 6.0}
+    costs = {"top1_error_pct": 20.0, "file_bytes": 10_000_000, "latency_cpu_ms": 6.0, "latency_rounds_ms": [6.0]}
     rows = here.table_rows(measured, dict.fromkeys(("base", *measured), costs), rounds=1)
     assert [row[4].split()[0] for row in rows] == ["1.00", "2.00"]
 

@@ -53,6 +53,11 @@ class Measurement:
         """A percentile of the latencies; 50 is the median."""
         return float(np.percentile(self.latencies_ms, percent))
 
+    def rounds_ms(self, rounds: int) -> np.ndarray:
+        """The median of the latencies in each round, (rounds,)."""
+        medians: np.ndarray = np.median(self.latencies_ms.reshape(rounds, -1), axis=1)
+        return medians
+
 
 class Worker:
     """The parent's end of a process that holds one engine."""

@@ -42,6 +42,7 @@ class Cost(Measured):
     latency_cpu_ms: float = Field(gt=0)
     latency_cpu_p5_ms: float
     latency_cpu_p95_ms: float
+    latency_rounds_ms: list[float] = Field(min_length=1, description="The median of each round")
     memory_mb: float
 
 
@@ -50,6 +51,7 @@ class EagerCost(Measured):
 
     checkpoint_bytes: int
     latency_eager_ms: float
+    latency_rounds_ms: list[float] = Field(min_length=1, description="The median of each round")
     memory_mb: float
     profiler_cpu_ms: float
     latency_cuda_ms: float | None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from tabulate import tabulate
 
 from stages.lib.params import Data, Params, Recipe, StudentRecipe
@@ -17,7 +18,7 @@ from stages.lib.wording import (
     plural,
     shrinkage,
     significant,
-    speed_up,
+    speed_ups,
     times,
 )
 
@@ -64,6 +65,7 @@ def variants_table(results: Results) -> str:
     for variant in results.variants:
         accuracy, cost = variant.accuracy, variant.cost
         spread = f"{significant(cost.latency_cpu_p5_ms)}{DASH}{significant(cost.latency_cpu_p95_ms)}"
+        low, middle, high = (f"{times(ratio):.2f}" for ratio in np.percentile(speed_ups(cost, base.cost), (5, 50, 95)))
         rows.append(
             {
                 "Variant": f"`{variant.name}`",
@@ -77,7 +79,7 @@ def variants_table(results: Results) -> str:
                 "Times smaller": f"{times(shrinkage(variant, base)):.2f}",
                 "Packed, MB": megabytes(results.quantization[variant.model].packed_bytes[variant.precision]),
                 "Latency, ms": f"{significant(cost.latency_cpu_ms)} ({spread})",
-                "Times as fast": f"{times(speed_up(variant, base)):.2f}",
+                "Times as fast": middle if variant is base else f"{middle} ({low}{DASH}{high})",
                 "Memory, MB": significant(cost.memory_mb),
             }
         )

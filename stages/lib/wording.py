@@ -3,7 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from stages.lib.results import Accuracy, Variant
+import numpy as np
+
+from stages.lib.results import Accuracy, Cost, EagerCost, Variant
 
 DASH = "\N{EN DASH}"
 SAME_LATENCY = 0.05  # medians of interleaved rounds still wander by a few percent
@@ -81,9 +83,14 @@ def times(ratio: float) -> float:
     return math.floor(100 * ratio + 1e-9) / 100
 
 
+def speed_ups(cost: Cost, reference: Cost | EagerCost) -> np.ndarray:
+    """How many times as fast as the reference in each round, (rounds,): a busy moment slows all that run in one."""
+    return np.divide(reference.latency_rounds_ms, cost.latency_rounds_ms)
+
+
 def speed_up(variant: Variant, reference: Variant) -> float:
-    """How many times as fast as the reference."""
-    return reference.cost.latency_cpu_ms / variant.cost.latency_cpu_ms
+    """How many times as fast as the reference, the median over the rounds."""
+    return float(np.median(speed_ups(variant.cost, reference.cost)))
 
 
 def shrinkage(variant: Variant, reference: Variant) -> float:
