@@ -1,6 +1,9 @@
 """Augmentation of whole batches."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
 from stages.lib import augmentation
@@ -62,6 +65,68 @@ def test_cutmix_targets_are_the_shares_of_the_area() -> None:
     mixed, mixed_targets = augmentation.cutmix(images, targets, alpha=1.0)
     assert torch.allclose(mixed.mean(dim=(2, 3)), mixed_targets, atol=1e-6)
     assert set(mixed.unique().tolist()) == {0.0, 1.0}
+
+
+def test_boxes_of_cutmix_have_the_share_of_the_area_that_was_drawn() -> None:
+    torch.manual_seed(0)
+    targets = torch.eye(2).repeat(2000, 1)
+    _, mixed = augmentation.cutmix(torch.zeros(4000, 1, 32, 32), targets, alpha=50.0)  # draws shares around a half
+    kept = mixed.max(1).values[mixed.max(1).values < 1]  # of pairs of two classes
+    assert kept.mean() == pytest.approx(2 / 3, abs=0.03)  # a box of half the area, cut off at the border
+
+
+def test_mixing_weights_are_drawn_from_a_symmetric_beta_distribution() -> None:
+    torch.manual_seed(0)
+    weights = augmentation._beta(0.2, 20_000, CPU)
+    assert weights.mean() == pytest.approx(0.5, abs=0.02)
+    assert weights.var() == pytest.approx(1 / (4 * (2 * 0.2 + 1)), abs=0.01)
+
+
+def test_the_border_mirrors_the_image(images: Images) -> None:
+    padded = augmentation.resident(images.pixels, size=32, padding=2, device=CPU)
+    assert torch.equal(padded[:, 0], padded[:, 4])
+    assert torch.equal(padded[:, :, -1], padded[:, :, -5])
+
+
+def test_smaller_images_are_averages(images: Images) -> None:
+    stripes = np.zeros_like(images.pixels)
+    stripes[:, :, ::2] = 200
+    resized = augmentation.resident(stripes, size=8, padding=0, device=CPU)
+    assert abs(resized[:, :, 1:-1].float() - 100).max() < 20
+
+
+def test_each_augmentation_gets_its_own_settings(images: Images, demo: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill, seen = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), set()
+
+    def coloured(name: str) -> Any:
+        def record(batch: torch.Tensor, *, fill: torch.Tensor, side: float | None = None) -> torch.Tensor:
+            seen.add((name, side, fill[1].item()))
+            return batch
+
+        return record
+
+    def mixing(name: str) -> Any:
+        def record(batch: torch.Tensor, targets: torch.Tensor, *, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.add((name, alpha))
+            return batch, targets
+
+        return record
+
+    for name, make in (("trivial_augment", coloured), ("cutout", coloured), ("mixup", mixing), ("cutmix", mixing)):
+        monkeypatch.setattr(augmentation, name, make(name))
+    changes = {"trivial_augment": True, "cutout": 8, "mixup": 0.2, "cutmix": 1.0}
+    recipe = demo.train.augmentation.model_copy(update=changes)
+    padded = augmentation.resident(images.pixels, size=16, padding=0, device=CPU)
+    labels = torch.from_numpy(images.labels)
+    torch.manual_seed(0)
+    for _ in range(20):
+        augmentation.augment(
+            padded, labels, torch.arange(30), size=16, num_classes=3, recipe=recipe, mix=True, fill=fill
+        )
+    second = fill[1].item()
+    assert seen == {
+        ("trivial_augment", None, second), ("cutout", 4.0, second), ("mixup", 0.2), ("cutmix", 1.0)
+    }  # fmt: skip
 
 
 def test_mixing_stops_when_told(images: Images, demo: Params) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from stages.download import write_split
 from stages.lib.canonical import Split
-from stages.lib.data import Images, channel_statistics, read_images, split_validation
+from stages.lib.data import Images, channel_statistics, random_batch, read_images, split_validation
 
 
 def test_read_gives_back_what_download_wrote(tmp_path: Path, images: Images) -> None:
@@ -32,6 +32,14 @@ def test_validation_holds_out_the_same_images_of_each_class_for_a_seed(images: I
 def test_validation_that_leaves_nothing_to_train_on_is_an_error(images: Images) -> None:
     with pytest.raises(ValueError, match=r"data\.val_per_class must be below the 10 training images of class 'ant'"):
         split_validation(images, per_class=10, seed=0)
+
+
+def test_a_random_batch_has_images_and_labels_in_the_order_of_the_seed(images: Images) -> None:
+    pixels, labels = random_batch(images, 12, seed=3)
+    chosen = np.random.default_rng(3).permutation(30)[:12]
+    assert np.allclose(pixels.permute(0, 2, 3, 1), images.pixels[chosen] / 255)
+    assert labels.tolist() == images.labels[chosen].tolist() != images.labels[:12].tolist()
+    assert len(random_batch(images, 1000, seed=3)[1]) == 30
 
 
 def test_channel_statistics_are_those_of_the_pixels(images: Images) -> None:

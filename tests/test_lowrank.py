@@ -1,5 +1,6 @@
 """Low-rank factorization."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -49,6 +50,38 @@ def test_a_layer_too_thin_for_multiples_keeps_the_rank_it_needs() -> None:
     energies = torch.tensor([0.4, 0.3, 0.2, 0.1])
     layer = Layer(torch.eye(4), torch.zeros(4), torch.eye(4), energies, macs=10, macs_per_rank=3)
     assert layer.rank(0.05, round_to=8) == 3
+
+
+def test_a_layer_that_would_get_no_cheaper_stays_whole() -> None:
+    energies = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    layer = Layer(torch.eye(4), torch.zeros(4), torch.eye(4), energies, macs=9, macs_per_rank=3)
+    assert (layer.rank(0.0, round_to=1), layer.cost(0)) == (0, 9)
+
+
+@torch.no_grad()
+def test_the_mean_output_survives_truncation(tiny: GoogLeNet, examples: torch.Tensor) -> None:
+    name, before = "blocks.3.branch1", count_macs(tiny, examples[:1])  # a 1x1 convolution with a bias
+    result = factorize(tiny, examples, macs_ratio=(before - 2000) / before, layers=[name], round_to=1)
+    outputs: list[torch.Tensor] = []
+    for model in (tiny, result):
+        model.layers()[name][0].register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+        model(examples)
+    whole, factorized = outputs
+    assert (whole - factorized).abs().max() > 1e-3
+    assert torch.allclose(whole.mean((0, 2, 3)), factorized.mean((0, 2, 3)), atol=1e-5)
+
+
+def test_a_layer_of_large_outputs_gets_no_more_of_the_budget(tiny: GoogLeNet, examples: torch.Tensor) -> None:
+    louder = copy.deepcopy(tiny)
+    with torch.no_grad():
+        louder.stem[2][0].weight *= 100
+        louder.stem[2][1].running_mean *= 100
+        louder.stem[2][1].running_var *= 100**2
+    ranks = [
+        factorize(model, examples, macs_ratio=0.8, layers=ALL, round_to=1).architecture.ranks
+        for model in (tiny, louder)
+    ]
+    assert ranks[0] == ranks[1]
 
 
 def test_an_output_without_variance_in_some_directions_is_factorized_without_loss(

@@ -104,6 +104,18 @@ def test_global_pruning_takes_the_share_asked_for_and_spares_each_layer(tiny: Go
     assert max(shares) > 0.7  # not the same of every layer
 
 
+def test_global_pruning_takes_the_channels_of_smallest_scale_wherever_they_are(tiny: GoogLeNet) -> None:
+    with torch.no_grad():
+        tiny.stem[2][1].weight[:9] = 1e-6
+        tiny.stem[2][0].weight[:9] *= 100  # their weights are large
+    before = tiny.architecture.widths
+    pruned = prune_channels(
+        tiny, ratio=9 / sum(before), round_to=None, scope="global", max_ratio=0.9, importance="bn_scale"
+    )
+    assert pruned.architecture.widths == (*before[:2], before[2] - 9, *before[3:])
+    assert torch.equal(pruned.stem[2][1].weight, tiny.stem[2][1].weight[9:])
+
+
 def test_global_pruning_needs_room(tiny: GoogLeNet) -> None:
     with pytest.raises(ValueError, match=r"prune\.ratio must be at most prune\.max_ratio \(0\.3\), got 0\.5"):
         prune_channels(tiny, ratio=0.5, round_to=None, scope="global", max_ratio=0.3)

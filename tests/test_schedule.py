@@ -23,6 +23,13 @@ def test_rate_rises_to_its_peak_and_falls_to_zero(recipe: Recipe, schedule: str)
     assert rates[60] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(("schedule", "early"), [("cosine", 0.4 * (1 + 2**-0.5) / 2), ("one_cycle", 0.3)])
+def test_rate_starts_above_zero_and_falls_along_its_curve(recipe: Recipe, schedule: str, early: float) -> None:
+    recipe = recipe.model_copy(update={"schedule": schedule})
+    assert learning_rate(0, recipe=recipe, steps_per_epoch=10) == pytest.approx(0.4 / 21)
+    assert learning_rate(40, recipe=recipe, steps_per_epoch=10) == pytest.approx(early)
+
+
 def test_sizes_take_their_shares_of_the_steps_in_order(recipe: Recipe) -> None:
     sizes = [image_size(step, recipe=recipe, steps_per_epoch=10) for step in range(100)]
     assert sizes == [16] * 60 + [24] * 20 + [32] * 20

@@ -16,6 +16,10 @@ def test_sparsity_rises_fast_at_first_and_settles_half_way() -> None:
     assert rises == sorted(rises, reverse=True)
 
 
+def test_sparsity_follows_a_cubic_curve() -> None:
+    assert RisingSparsity(0.5, 0.8, "global").due(16, 64) == pytest.approx(0.8 - 0.3 * 0.5**3)
+
+
 def test_a_training_of_one_step_is_enough_to_reach_the_end() -> None:
     assert RisingSparsity(0.0, 0.8, "global").due(0, 1) == 0.8
 

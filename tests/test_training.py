@@ -1,5 +1,6 @@
 """The training loop."""
 
+import copy
 import json
 import os
 import signal
@@ -100,6 +101,47 @@ def test_stopped_training_goes_on_to_identical_weights(
     assert torch.equal(weights(resumed.model), weights(whole.model))
     for row, expected in zip(resumed.curve, whole.curve, strict=True):
         assert row | {"images_per_s": None} == expected | {"images_per_s": None}
+
+
+def test_the_curve_is_of_the_validation_images_and_of_the_model_that_is_kept(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    val = Images(images.pixels[:6], np.array([0, 1, 2, 0, 1, 2]), images.classes)
+    losses, batch_loss = [], run.Run._batch_loss
+
+    def recorded(self: run.Run, *batch: torch.Tensor) -> torch.Tensor:
+        losses.append(batch_loss(self, *batch))
+        return losses[-1]
+
+    monkeypatch.setattr(run.Run, "_batch_loss", recorded)
+    trained = training.fit(tiny, images, val, recipe=recipe)
+    pixels, labels = torch.from_numpy(val.pixels), torch.from_numpy(val.labels)
+    error = training.error_rate(trained.model, pixels, labels, precision=torch.float32)
+    assert trained.curve[-1]["val_error_pct"] == error
+    assert (trained.facts["num_train_images"], trained.facts["num_val_images"]) == (30, 6)
+    assert [row["train_loss"] for row in trained.curve] == pytest.approx(
+        [torch.stack(epoch).mean().item() for epoch in (losses[:3], losses[3:])]
+    )
+
+
+def test_a_state_is_of_one_teacher_one_penalty_and_one_set_of_images(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, demo: Params
+) -> None:
+    student = StudentRecipe.model_validate(recipe.model_dump() | {"distillation": demo.finetune.distillation})
+    other_teacher = copy.deepcopy(tiny)
+    with torch.no_grad():
+        other_teacher.linear.bias += 1
+    others = [
+        Images(images.pixels ^ 1, images.labels, images.classes),
+        Images(images.pixels, images.labels[::-1].copy(), images.classes),
+    ]
+    runs = [run.Run(tiny, images, recipe=student, teacher=teacher) for teacher in (None, tiny, other_teacher)]
+    runs += [run.Run(tiny, images, recipe=student, scale_penalty=0.1), run.Run(tiny, images, recipe=student)]
+    runs[-1].precision = torch.bfloat16
+    names = [training._fingerprint(tiny, images, each) for each in runs]
+    names += [training._fingerprint(tiny, other, runs[0]) for other in others]
+    names.append(training._fingerprint(other_teacher, images, runs[0]))
+    assert len(set(names)) == len(names) == 8
 
 
 def test_another_parameter_does_not_take_up_an_old_state(

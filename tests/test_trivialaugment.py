@@ -109,6 +109,29 @@ def test_every_operation_is_as_likely_for_every_image(pictures: Tensor, monkeypa
         assert 60 < times < 145  # 100 expected, standard deviation 9.6
 
 
+def test_every_image_stays_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trivialaugment, "COLORS", (lambda images, _amount: images,) * 8)
+    images = (torch.arange(28.0) / 28).view(28, 1, 1, 1).expand(28, 3, 8, 8)  # each of a grey of its own
+    augmented = trivial_augment(images, fill=torch.full((3, 1, 1), 2.0))
+    moved_in = torch.isclose(augmented, torch.tensor(2.0))
+    assert (torch.isclose(augmented, images, atol=1e-6) | moved_in).all()
+    assert moved_in.any()
+
+
+def test_strengths_reach_both_ends(monkeypatch: pytest.MonkeyPatch, pictures: Tensor) -> None:
+    amounts: list[float] = []
+
+    def record(images: Tensor, amount: Tensor) -> Tensor:
+        amounts.extend(amount.tolist())
+        return images
+
+    monkeypatch.setattr(trivialaugment, "COLORS", (record,) * 8)
+    torch.manual_seed(0)
+    for _ in range(200):
+        trivial_augment(pictures, fill=GREY)
+    assert min(amounts) == -1 and max(amounts) == 1 and 0 in amounts
+
+
 def test_the_seed_alone_decides(pictures: Tensor) -> None:
     results = []
     for seed in (1, 1, 2):

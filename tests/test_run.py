@@ -1,0 +1,119 @@
+"""One step of training."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from stages.lib import augmentation
+from stages.lib.data import Images
+from stages.lib.distillation import distillation_loss
+from stages.lib.googlenet import GoogLeNet
+from stages.lib.params import Params, Recipe, StudentRecipe
+from stages.lib.run import Run
+from stages.lib.sparsity import RisingSparsity
+
+
+@pytest.fixture
+def recipe(demo: Params) -> Recipe:
+    """Two epochs of three steps, mixed images in the first one."""
+    settings = demo.train.augmentation.model_copy(update={"cutmix": 1.0, "mix_off_epochs": 1, "crop_padding": 4})
+    changes = {"device": "cpu", "epochs": 2, "batch_size": 10, "warmup_epochs": 1, "image_sizes": {8: 1, 16: 1}}
+    return demo.train.model_copy(update=changes | {"augmentation": settings})
+
+
+def test_weights_alone_decay(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    groups = Run(tiny, images, recipe=recipe.model_copy(update={"weight_decay": 0.5})).optimizer.param_groups
+    for group in groups:
+        assert group["nesterov"] and group["momentum"] == recipe.momentum > 0
+        assert {group["weight_decay"]} == {0.5 if weight.dim() > 1 else 0.0 for weight in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(list(tiny.parameters()))
+
+
+def test_the_average_follows_the_weights_and_warms_up(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    training = Run(tiny, images, recipe=recipe.model_copy(update={"ema_decay": 0.15}))
+    expected = {name: tensor.clone() for name, tensor in tiny.state_dict().items() if tensor.is_floating_point()}
+    for step, decay in enumerate((1 / 10, 0.15, 0.15)):
+        training.train_step(step)
+        now = training.model.state_dict()
+        expected = {name: decay * old + (1 - decay) * now[name] for name, old in expected.items()}
+    average = training.average.state_dict()
+    assert all(torch.allclose(average[name], tensor, atol=1e-5) for name, tensor in expected.items())
+
+
+def test_the_loss_is_that_of_smoothed_labels_and_of_the_teacher_at_rest(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, demo: Params
+) -> None:
+    told = demo.finetune.distillation.model_dump() | {"label_weight": 0.5}
+    settings = recipe.model_dump() | {"label_smoothing": 0.1, "distillation": told}
+    student = StudentRecipe.model_validate(settings)
+    training = Run(tiny, images, recipe=student, teacher=tiny.train())
+    pixels, targets = torch.rand(4, 3, 32, 32), torch.eye(3)[[0, 1, 2, 0]]
+    logits, teacher_logits = training.model.eval()(pixels), tiny.eval()(pixels)
+    labels_loss = functional.cross_entropy(logits, targets, label_smoothing=0.1)
+    expected = distillation_loss(logits, teacher_logits.detach(), labels_loss, recipe=student.distillation)
+    loss = training._batch_loss(pixels, targets)
+    assert torch.allclose(loss, expected)
+    gradients = (torch.autograd.grad(value, training.model.linear.weight)[0] for value in (loss, expected))
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
+def test_every_epoch_shows_each_image_once_in_an_order_of_its_own(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[list[int], bool, float]] = []
+
+    def augment(_images: Any, _labels: Any, indices: torch.Tensor, *, mix: bool, fill: torch.Tensor, **_: Any) -> Any:
+        assert torch.equal(fill, tiny.mean)
+        seen.append((indices.tolist(), mix, torch.rand(()).item()))
+        return None, None
+
+    monkeypatch.setattr(augmentation, "augment", augment)
+    for seed in (0, 1):
+        training = Run(tiny, images, recipe=recipe.model_copy(update={"seed": seed}))
+        for step in range(6):
+            training._batch(step)
+    epochs = [tuple(i for indices, *_ in seen[start : start + 3] for i in indices) for start in range(0, 12, 3)]
+    assert all(sorted(epoch) == list(range(30)) for epoch in epochs)
+    assert len(set(epochs)) == 4
+    assert [mix for _, mix, _ in seen[:6]] == [True] * 3 + [False] * 3
+    assert len({drawn for *_, drawn in seen}) == 12
+
+
+def test_padding_shrinks_with_the_images(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paddings, resident = {}, augmentation.resident
+
+    def recorded(pixels: Any, *, size: int, padding: int, device: torch.device) -> torch.Tensor:
+        paddings[size] = padding
+        return resident(pixels, size=size, padding=padding, device=device)
+
+    monkeypatch.setattr(augmentation, "resident", recorded)
+    training = Run(tiny, images, recipe=recipe)
+    for step in (0, 5):
+        training._batch(step)
+    assert paddings == {8: 1, 16: 2}
+
+
+def test_sparsity_rises_in_each_layer_where_that_is_asked_for(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    training = Run(tiny, images, recipe=recipe, rising=RisingSparsity(0.5, 0.8, "layer"))
+    for step in range(6):
+        training.train_step(step)
+    for weight in training.model.parameters():
+        if weight.dim() > 1:
+            assert abs((weight == 0).float().mean().item() - 0.8) <= 0.5 / weight.numel() + 1e-6
+
+
+def test_the_scale_penalty_is_an_l1_norm(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    once = recipe.model_copy(update={"momentum": 0.0, "warmup_epochs": 0})
+    scales = []
+    for penalty in (0.0, 0.5):
+        training = Run(tiny, images, recipe=once, scale_penalty=penalty)
+        training.train_step(0)
+        scales.append([m.weight.detach() for m in training.model.modules() if isinstance(m, nn.BatchNorm2d)])
+    before = [module.weight.detach() for module in tiny.modules() if isinstance(module, nn.BatchNorm2d)]
+    for scale, without, penalized in zip(before, *scales, strict=True):
+        assert torch.allclose(without - penalized, training.lr(0) * 0.5 * scale.sign(), atol=1e-5)
