@@ -8,6 +8,7 @@ measures all of them, latencies in turns. Errors are on the validation images, s
 Nothing here imports torch, which NNCF's ONNX backend does without: see requirements-bench.txt.
 """
 
+import argparse
 import contextlib
 import importlib.util
 import io
@@ -174,5 +175,6 @@ def table_rows(results: Mapping[str, Result]) -> list[tuple[str, ...]]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with one_line_errors("bench-compress"):
         main()

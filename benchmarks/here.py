@@ -7,6 +7,7 @@ models that don't ship packed are left out. Nothing else here imports torch.
 A ratio is taken in each round; the median counts, and 5th to 95th percentile say how far to trust it.
 """
 
+import argparse
 import hashlib
 import importlib.util
 import json
@@ -163,5 +164,6 @@ def describe_cpu() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with one_line_errors("bench-here"):
         main()

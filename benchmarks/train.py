@@ -8,6 +8,7 @@ it, with small images first: what an epoch costs there, averaged over the run. T
 large matrix products of as many multiply-accumulates as a step has, counted as its images.
 """
 
+import argparse
 import itertools
 import multiprocessing
 import statistics
@@ -205,4 +206,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -5,6 +5,7 @@ time and in turns. Prints both latencies and the list of layers that gain, to be
 not depend on a noisy timing, so nothing is written.
 """
 
+import argparse
 import statistics
 import time
 from pathlib import Path
@@ -114,5 +115,6 @@ def _session(kernels: list[Kernel], shape: tuple[int, ...]) -> onnxruntime.Infer
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with one_line_errors("tune-lowrank"):
         main()

@@ -1,5 +1,6 @@
 """Train a narrower student with the base model as its teacher: `python -m stages.distill`."""
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,5 +58,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with one_line_errors("distill"):
         main()

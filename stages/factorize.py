@@ -1,5 +1,6 @@
 """Replace layers of the base model by two thinner ones each: `python -m stages.factorize`."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -44,5 +45,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with one_line_errors("factorize"):
         main()

@@ -1,5 +1,6 @@
 """Store the ONNX files of sparse models small: `python -m stages.pack`."""
 
+import argparse
 from pathlib import Path
 from typing import get_args
 
@@ -27,5 +28,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with one_line_errors("pack"):
         main()

@@ -1,5 +1,6 @@
 """Measure what every variant costs on this machine, all of them side by side: `python -m stages.profile`."""
 
+import argparse
 import hashlib
 import json
 from collections.abc import Callable
@@ -76,5 +77,6 @@ def latencies(measurement: Measurement, where: str, *, rounds: int) -> dict[str,
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with one_line_errors("profile"):
         main()

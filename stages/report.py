@@ -1,5 +1,6 @@
 """Make the report from what the other stages measured: `python -m stages.report`."""
 
+import argparse
 import csv
 import json
 from pathlib import Path
@@ -95,5 +96,6 @@ def _unexpected(path: Path, error: ValidationError) -> ValueError:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with one_line_errors("report"):
         main()

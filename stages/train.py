@@ -1,5 +1,6 @@
 """Train the base model: `python -m stages.train`."""
 
+import argparse
 from pathlib import Path
 
 from stages.lib.errors import one_line_errors
@@ -35,5 +36,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with one_line_errors("train"):
         main()

@@ -11,7 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
+
+from stages.lib.checkpoint import load_model
+from stages.lib.data import channel_statistics, random_batch, read_images, split_validation
+from stages.lib.inference import classify, error_pct, open_session
+from stages.lib.pruning import reestimate_batch_norm
 
 ROOT = Path(__file__).parents[1]
 
@@ -114,6 +120,44 @@ def test_metrics_have_the_promised_keys_for_every_variant(repository: Repository
     assert metrics["distilled"]["num_parameters"] < metrics["base"]["num_parameters"]
     assert metrics["base-int8"]["file_bytes"] < metrics["base"]["file_bytes"]
     assert metrics["unstructured"]["file_bytes"] < metrics["base"]["file_bytes"] / 2  # packed
+
+
+def test_errors_are_those_of_the_images_that_they_are_said_to_be_of(repository: Repository) -> None:
+    train, test = (read_images(repository.path / "data" / f"{split}.npz") for split in ("train", "test"))
+    kept, validation = split_validation(train, per_class=2, seed=0)
+    artifacts = repository.path / "artifacts"
+    for precision in ("fp32", "int8"):
+        session = open_session(artifacts / precision / "base.onnx", threads=1)
+        evaluation = json.loads((artifacts / "evaluation" / f"base-{precision}.json").read_text())
+        logits = classify(session, test.pixels, batch_size=16)
+        for top in (1, 5):
+            assert evaluation[f"top{top}_error_pct"] == pytest.approx(error_pct(logits, test.labels, top=top))
+        quantization = json.loads((artifacts / "quantization" / "base.json").read_text())
+        key = {"fp32": "fp32_val_error_pct", "int8": "val_error_pct"}[precision]
+        logits = classify(session, validation.pixels, batch_size=16)
+        assert quantization[key] == pytest.approx(error_pct(logits, validation.labels, top=1))
+    mean, _ = channel_statistics(kept)
+    base = load_model(artifacts / "models" / "base.safetensors")
+    assert base.mean.flatten().tolist() == pytest.approx(mean.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("model", ["structured", "unstructured", "lowrank"])
+def test_statistics_of_batch_normalization_are_those_of_the_compressed_model(
+    repository: Repository, model: str
+) -> None:
+    train, _ = split_validation(read_images(repository.path / "data" / "train.npz"), per_class=2, seed=0)
+    compressed = load_model(repository.path / "artifacts" / "compressed" / f"{model}.safetensors")
+    measured = reestimate_batch_norm(compressed, random_batch(train, 16, seed=0)[0]).state_dict()
+    for name, tensor in compressed.state_dict().items():
+        if "running" in name:
+            assert torch.allclose(tensor, measured[name], rtol=1e-3, atol=1e-5), name
+
+
+def test_the_profile_has_a_median_of_each_round_between_the_extremes(repository: Repository) -> None:
+    profile = json.loads((repository.path / "artifacts" / "profile.json").read_text())
+    for cost in profile["variants"].values():
+        assert cost["latency_cpu_p5_ms"] <= cost["latency_cpu_ms"] <= cost["latency_cpu_p95_ms"]
+        assert cost["latency_rounds_ms"] == [pytest.approx(cost["latency_cpu_ms"])]  # there is one round
 
 
 def test_git_sees_the_results_that_belong_in_it_and_no_weights(repository: Repository) -> None:

@@ -10,10 +10,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnxruntime.quantization import CalibrationMethod
 from torch import nn
 
 from stages.lib import quantization
-from stages.lib.calibration import correct_biases
+from stages.lib.calibration import activation_ranges, correct_biases
 from stages.lib.data import Images
 from stages.lib.export import export_onnx
 from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
@@ -234,6 +235,41 @@ def test_bias_correction_makes_up_for_the_mean_error_of_rounded_weights(
     errors = nn.functional.conv2d(pixels, torch.from_numpy(lost.astype(np.float32)), padding=1)
     assert np.allclose(after[bias] - before[bias], errors.mean(dim=(0, 2, 3)), atol=1e-6)
     assert np.abs(after[bias] - before[bias]).max() > 1e-5
+
+
+@pytest.mark.parametrize(("bias_correction", "reduce_range"), [(True, True), (False, True), (True, False)])
+def test_the_chosen_file_is_made_as_asked(
+    fp32_path: Path, images: np.ndarray, tmp_path: Path, bias_correction: bool, reduce_range: bool
+) -> None:
+    labels = (np.arange(40) + (np.arange(40) < 7)) % 10  # the first seven are wrong
+    facts = choose_calibration(
+        fp32_path,
+        tmp_path / "int8.onnx",
+        calibration=images,
+        validation=Images(images, labels, CLASSES),
+        methods=["minmax"],
+        counts=[40],
+        bias_correction=bias_correction,
+        reduce_range=reduce_range,
+    )
+    files = {
+        corrected: quantized(
+            fp32_path, images, method="minmax", bias_correction=corrected, reduce_range=reduce_range
+        ).read_bytes()
+        for corrected in (True, False)
+    }
+    assert files[True] != files[False]
+    assert (tmp_path / "int8.onnx").read_bytes() == files[bias_correction]
+    assert facts["bias_correction"] is bias_correction
+    wrong = logits_of(fp32_path, images).argmax(axis=1) != labels
+    assert facts["fp32_val_error_pct"] == pytest.approx(100 * wrong.mean())
+
+
+@pytest.mark.parametrize("method", ["MinMax", "Percentile", "Entropy"])
+def test_a_method_is_the_one_of_its_name(fp32_path: Path, images: np.ndarray, method: str) -> None:
+    with quantization._prepared(fp32_path) as prepared:
+        ((_, ranges),) = activation_ranges(prepared, images[:4], counts=[4], method=method.lower())
+    assert ranges.calibration_method is CalibrationMethod[method]
 
 
 def test_the_calibration_that_errs_least_on_validation_images_is_written(

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import tarfile
 from itertools import count
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -20,7 +22,8 @@ from stages import download
 from stages.lib import cifar100, sources
 from stages.lib.canonical import Dataset, Split, canonical, digest, limit
 
-REAL = Path(__file__).parents[1].parent / "shared" / "cifar100"
+ROOT = Path(__file__).parents[1]
+REAL = ROOT.parent / "shared" / "cifar100"
 COARSE = """aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices
     household_furniture insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes
     large_omnivores_and_herbivores medium_mammals non-insect_invertebrates people reptiles small_mammals trees
@@ -337,12 +340,27 @@ def test_folder_images_are_turned_upright_and_cut_in_the_middle(photos: Path) ->
     assert image[:, :14].max() < 10 and image[:, 18:].min() > 240
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_is_put_on_white(photos: Path, mode: str) -> None:
+    pixels = np.zeros((32, 32, 4), np.uint8)  # black, and transparent but for the left half
+    pixels[:, :16, 3] = 255
+    Image.fromarray(pixels).convert(mode).save(photos / "test" / "cat" / "a.png")
+    dataset = sources.read_folder(photos)
+    (image,) = dataset.test.images[dataset.test.labels == 0]
+    assert image[:, :16].max() == 0 and image[:, 16:].min() == 255
+
+
+def test_missing_folder_is_named_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.folder must be a folder with train/ and test/, found none at .*photo"):
+        sources.read_folder(tmp_path / "photo")
+
+
 def test_missing_train_or_test_is_named(photos: Path) -> None:
     (photos / "test").rename(photos / "val")
     with pytest.raises(ValueError, match="without test/"):
         sources.read_folder(photos)
     with pytest.raises(ValueError, match="without train/"):
-        sources.read_folder(photos / "nowhere")
+        sources.read_folder(photos / "val")
 
 
 def test_class_missing_in_test_is_named(photos: Path) -> None:
@@ -405,6 +423,20 @@ def test_limit_below_one_is_an_error() -> None:
 def test_limit_applies_to_train_and_test() -> None:
     digits = sources.load_dataset(name="digits", limit_per_class=3)
     assert np.bincount(digits.train.labels).tolist() == np.bincount(digits.test.labels).tolist() == [3] * 10
+
+
+def test_download_tells_of_test_images_that_are_trained_on(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = yaml.safe_load((ROOT / "presets" / "demo.yaml").read_text())
+    params["data"].update(name="folder", folder=str(photos))
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    download.main()
+    assert "are among the training images" not in capsys.readouterr().out
+    shutil.copy(photos / "test" / "cat" / "a.png", photos / "train" / "cat" / "again.png")
+    download.main()
+    assert "of the test images, 1 are among the training images, too" in capsys.readouterr().out
 
 
 def test_written_images_are_the_same_bytes_every_time_and_need_no_pickle(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ because a busy moment of the machine then hits all engines, and their ratio hold
 import multiprocessing
 import platform
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +24,7 @@ import psutil
 from tqdm import tqdm
 
 WARM_UP_S = 0.1  # of untimed calls at the start of each turn: until then the system may run two threads on one core
+ROUNDS_A_LINE = 10
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni")
 
 Facts = dict[str, float | str | None]
@@ -123,11 +126,14 @@ def measure(
         for worker in workers.values():
             worker.wait_until_ready()
         latencies: dict[str, list[float]] = {name: [] for name in workers}
-        names = list(workers)
-        for _ in tqdm(range(rounds), disable=None, leave=False, unit="round"):
+        names, started = list(workers), time.monotonic()
+        for number in tqdm(range(1, rounds + 1), disable=None, leave=False, unit="round"):
             shuffler.shuffle(names)
             for name in names:
                 latencies[name] += workers[name].time_calls(calls_per_round)
+            if number % ROUNDS_A_LINE == 0 and not sys.stderr.isatty():  # where tqdm shows no bar
+                left = (time.monotonic() - started) * (rounds - number) / number
+                print(f"round {number} of {rounds}  left {timedelta(seconds=round(left))}", flush=True)
         return {name: Measurement(np.array(latencies[name]), worker.facts()) for name, worker in workers.items()}
 
 

@@ -29,6 +29,7 @@ from stages.lib.wording import (
     within_noise,
 )
 
+BUSY = 3  # times as long as its quick calls take the slow ones of a machine with other work
 REPRODUCE = """\
 ```sh
 dvc repro                          # runs what is out of date and writes this report
@@ -42,6 +43,7 @@ def render_report(results: Results) -> str:
     parts = [
         "# What compressing GoogLeNet costs and gains",
         *_budget_warning(results),
+        *_busy_warning(results),
         _summary(results),
         "![Top-1 error of every variant against its file size and its latency](figures/tradeoffs.svg)",
         "*Each variant's top-1 error against its file size and its latency; bars are one standard error.*",
@@ -106,6 +108,18 @@ def _budget_warning(results: Results) -> list[str]:
             if started
             else ""
         )
+    ]
+
+
+def _busy_warning(results: Results) -> list[str]:
+    """A plain statement, if the latencies are those of a machine that did other work, too."""
+    cost = results.variant("base").cost
+    if cost.latency_cpu_p95_ms <= BUSY * cost.latency_cpu_p5_ms:
+        return []
+    return [
+        f"**The machine was busy during the profile:** calls of `base` took {significant(cost.latency_cpu_p5_ms)} to "
+        f"{significant(cost.latency_cpu_p95_ms)} ms (5th to 95th percentile). Don't rely on the latencies here, nor on "
+        "their ratios; make another profile when it is quiet (`dvc repro --force --single-item profile report`)."
     ]
 
 
@@ -206,9 +220,12 @@ def _curves(results: Results) -> str:
             "Epoch 0 is a model before its first step: pruned, factorized or narrowed, and not yet trained further"
             + (", but for `structured`, which was trained within pruning." if pruning_epochs(results) else ".")
         )
-    notes.append(
-        "Validation images have 32 px: while a model is trained on smaller ones, its error looks worse than it is."
-    )
+    recipes = {"base": results.params.train, "distilled": results.params.distill}
+    sizes = {size for model in results.models for size in recipes.get(model, results.params.finetune).image_sizes}
+    if min(sizes) < 32:
+        notes.append(
+            "Validation images have 32 px: while a model is trained on smaller ones, its error looks worse than it is."
+        )
     if any(training.precision != "fp32" for training in results.training.values()):
         notes.append(
             "Errors here are in the precision of training, so that they differ a little from those of the fp32 files."

@@ -61,12 +61,15 @@ def read_digits() -> Dataset:
 def read_folder(folder: Path) -> Dataset:
     """Read a user's images from `folder`/train/CLASS/ and `folder`/test/CLASS/, brought to 32x32 RGB.
 
-    Hidden files are ignored; whatever else lies in a class's folder must be an image of 8 bits a channel.
+    Hidden files are ignored; whatever else lies in a class's folder must be an image of 8 bits a channel. What is
+    transparent is put on white.
 
     Raises:
         ValueError: If a folder or a class is missing or empty, or an image cannot be read.
     """
     folder = folder.expanduser().resolve()
+    if not folder.is_dir():
+        raise ValueError(f"data.folder must be a folder with train/ and test/, found none at {folder}; check its path")
     for split in ("train", "test"):
         if not (folder / split).is_dir():
             raise ValueError(f"data.folder must hold train/ and test/, got {folder} without {split}/; add it")
@@ -99,7 +102,11 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             mode = image.mode
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            if upright.has_transparency_data:
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+            upright = upright.convert("RGB")
     except Exception as error:  # decoders raise whatever they stumble over
         raise ValueError(f"{path} is no readable image ({error}); repair or remove it") from error
     if mode.startswith(("I", "F")):  # would be cut off at 255

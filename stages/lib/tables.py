@@ -44,7 +44,7 @@ ORIGINAL = {
 def data_name(data: Data) -> str:
     """What the images are called in a sentence."""
     names = {"cifar100": "CIFAR-100", "digits": "scikit-learn's digits"}
-    return names.get(data.name, f"the folder {data.folder}")
+    return names.get(data.name, f"the folder `{data.folder}`")
 
 
 def small_budget(params: Params) -> bool:
