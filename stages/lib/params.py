@@ -43,9 +43,14 @@ class Data(Section):
     seed: NonNegativeInt = Field(description="Of the validation split")
 
     @model_validator(mode="after")
-    def _folder_goes_with_name(self) -> Self:
+    def _settings_go_together(self) -> Self:
         if self.name == "folder" and self.folder is None:
             raise ValueError("data.folder must be a path when data.name is folder, got null; set data.folder")
+        if self.limit_per_class is not None and self.val_per_class >= self.limit_per_class:
+            raise ValueError(
+                f"data.val_per_class must be below data.limit_per_class ({self.limit_per_class}), got "
+                f"{self.val_per_class}; change one of them"
+            )
         return self
 
 
@@ -290,6 +295,8 @@ def _problem(details: ErrorDetails) -> str:
             return f"{where} is not a parameter; check its spelling against presets/"
         case "missing":
             return f"{where} is missing; copy it from presets/"
+        case "too_short":
+            return f"{where} must have an entry, got none; see presets/"
         case "value_error":
             message = str(details["ctx"]["error"])
             return f"{where}: {message}" if where and not message.startswith(where) else message
