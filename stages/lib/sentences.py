@@ -70,10 +70,11 @@ def _structured(results: Results, variant: Variant) -> list[str]:
     least, most = percent(min(lost)), percent(max(lost))  # only whole channels, or groups of them, can go
     total = percent(1 - sum(shape.widths) / sum(shape.base_widths))
     share = (
-        f"{least if least == most else f'{least} to {most}'} of the channels of every convolution"
+        f"{least if least == most else f'{least} to {most}'} of the channels of every convolution, {total} in all"
         if prune.scope == "uniform"
         else f"{total} of all channels, wherever they matter least, but at most {most} of a layer's"
     )
+    multiples = f" (what is kept is the nearest multiple of {prune.round_to:,})" if (prune.round_to or 1) > 1 else ""
     how = "".join(
         (
             f", in {prune.steps:,} steps with {plural(prune.step_epochs, 'epoch')} of fine-tuning between them"
@@ -86,7 +87,7 @@ def _structured(results: Results, variant: Variant) -> list[str]:
         )
     )
     sentences = [
-        f"lacks {share}, {IMPORTANCES[prune.importance]}{how}: {sum(shape.widths):,} of "
+        f"lacks {share}, {IMPORTANCES[prune.importance]}{multiples}{how}: {sum(shape.widths):,} of "
         f"{sum(shape.base_widths):,} channels, {_left(variant, base)}.",
         _statistics(results),
         _fate(results, variant.model),
