@@ -747,6 +747,14 @@ def test_goals_of_models_that_were_not_made_are_left_out() -> None:
 
 
 @pytest.mark.usefixtures("cifar")
+@pytest.mark.parametrize(("kept", "judged"), [(81, False), (80, True), (79, True), (78, False)])
+def test_the_goal_of_pruning_is_for_a_fifth_or_little_more(kept: int, judged: bool) -> None:
+    shape = {"widths": [kept] * 66, "base_widths": [100] * 66, "ranks": []}
+    write_json(Path("artifacts/compression/structured.json"), shape)
+    assert any("`structured`, with" in goal for goal in rows_of_promises(render_report(results()))) is judged
+
+
+@pytest.mark.usefixtures("cifar")
 def test_a_goal_is_left_out_with_a_note_where_another_share_was_pruned() -> None:
     shape = {"widths": [45] * 66, "base_widths": [64] * 66, "ranks": []}
     write_json(Path("artifacts/compression/structured.json"), shape)

@@ -31,7 +31,7 @@ from stages.lib.wording import (
 )
 
 GOAL_RATIO, GOAL_SPARSITY = 0.2, 0.8  # the goals of pruning hold for these
-ROUNDING = 0.01  # of the ratio, since `prune.round_to` can miss it by that
+ROUNDING = 0.01  # how much more than the ratio may be gone, since `prune.round_to` can miss it by that
 ORIGINAL_ERROR_PCT = 22.96  # of the original report's base model
 BASE_ERROR_PCT = 19.5
 MAX_INT8_LOSS, MAX_SPARSE_LOSS = 0.2, 0.5  # points
@@ -196,8 +196,8 @@ def _channels_gone(results: Results) -> float:
 
 
 def _near_the_goal(channels_gone: float) -> bool:
-    """Whether as many channels are gone as the goal for `structured` is for, give or take a hundredth of them all."""
-    return abs(channels_gone - GOAL_RATIO) <= ROUNDING
+    """Whether as many channels are gone as the goal for `structured` is for, or a hundredth of all of them more."""
+    return GOAL_RATIO <= round(channels_gone, 2) <= GOAL_RATIO + ROUNDING
 
 
 def _left_out(results: Results) -> list[str]:
