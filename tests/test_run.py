@@ -109,6 +109,9 @@ def test_sparsity_rises_in_each_layer_where_that_is_asked_for(tiny: GoogLeNet, i
 
 def test_the_scale_penalty_is_an_l1_norm(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
     once = recipe.model_copy(update={"momentum": 0.0, "warmup_epochs": 0})
+    for module in tiny.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, -1, 1)
     scales = []
     for penalty in (0.0, 0.5):
         training = Run(tiny, images, recipe=once, scale_penalty=penalty)
