@@ -33,7 +33,7 @@ def main() -> None:
             f"distill.width must leave a channel in every layer of the base, whose narrowest has "
             f"{min(base.architecture.widths)}, got {params.distill.width}; raise it"
         )
-    narrow = prune_channels(base, ratio=1 - params.distill.width, round_to=None)
+    narrow = prune_channels(base, ratio=1 - params.distill.width, round_to=params.distill.round_to)
     # No dropout: a small student has too little capacity already.
     architecture = replace(narrow.architecture, stem_pool=params.distill.stem_pool, dropout=0.0)
     torch.manual_seed(params.distill.seed)

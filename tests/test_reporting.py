@@ -771,6 +771,10 @@ def test_low_rank_and_distillation_are_described_by_their_numbers() -> None:
     assert "830,000 of 6,402,564 parameters and 531 of 531 million MACs are left" in paragraph(text, "distilled")
     assert "the channels of `base` of largest norm" in paragraph(text, "distilled")
 
+    change_params("distill", round_to=16)
+    told = paragraph(render_report(results()), "distilled")
+    assert "0.6 times the channels of `base` (the nearest multiple of 16), with pooling" in told
+
 
 def test_a_student_from_scratch_has_no_error_before_distillation() -> None:
     path = Path("reports/curves/distilled.csv")

@@ -25,7 +25,7 @@ def recipe(demo: Params) -> Recipe:
 
 
 def test_weights_alone_decay(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
-    groups = Run(tiny, images, recipe=recipe.model_copy(update={"weight_decay": 0.5})).optimizer.param_groups
+    groups = Run(tiny, images, recipe=recipe.model_copy(update={"weight_decay": 0.5})).optimizers[0].param_groups
     for group in groups:
         assert group["nesterov"] and group["momentum"] == recipe.momentum > 0
         assert {group["weight_decay"]} == {0.5 if weight.dim() > 1 else 0.0 for weight in group["params"]}

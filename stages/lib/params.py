@@ -75,7 +75,7 @@ class Augmentation(Section):
 
 
 class Recipe(Section):
-    """How a model is trained or fine-tuned: SGD with Nesterov momentum, the weights of the last step's EMA kept."""
+    """How a model is trained or fine-tuned: SGD with Nesterov momentum, or Muon; the last step's EMA is kept."""
 
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the device computes in it")
@@ -85,6 +85,9 @@ class Recipe(Section):
     epochs: Count
     batch_size: Annotated[int, Field(ge=2, description="Over all processes, if torchrun started several")]
     lr: PositiveFloat = Field(description="Peak learning rate")
+    muon_lr: PositiveFloat | None = Field(
+        description="Peak learning rate of Muon, for the weights of convolutions; null: SGD for all"
+    )
     schedule: Literal["cosine", "one_cycle"] = Field(description="After the linear warm-up: cosine or linear to 0")
     warmup_epochs: NonNegativeFloat
     momentum: Fraction
@@ -132,6 +135,7 @@ class Student(StudentRecipe):
     """A narrower network that learns from the base, and how it is trained."""
 
     width: Annotated[float, Field(gt=0, le=1)] = Field(description="Multiplies the channel counts of the base")
+    round_to: Count | None = Field(description="Channel counts become the nearest multiple of this")
     stem_pool: bool = Field(description="false pays in MACs, not in bytes")
     start: Literal["scratch", "base"] = Field(description="Random weights, or the base's channels of largest norm")
 

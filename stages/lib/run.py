@@ -17,6 +17,7 @@ from stages.lib.devices import keep_freed_memory, pick_device, pick_precision, t
 from stages.lib.distillation import distillation_loss
 from stages.lib.distributed import mean_over_processes, num_processes, rank, synchronize_batch_norm
 from stages.lib.googlenet import GoogLeNet
+from stages.lib.muon import Muon
 from stages.lib.params import Recipe, StudentRecipe
 from stages.lib.sparsity import RisingSparsity, magnitude_masks
 
@@ -72,13 +73,19 @@ class Run:
         self.masks = [(weight != 0).to(weight.dtype) for weight in self.masked]
         self._averages_of_masked = [weight.detach() for weight in self.average.parameters() if weight.dim() > 1]
         self._scales = [m.weight for m in self.model.modules() if isinstance(m, nn.BatchNorm2d) and scale_penalty]
-        self.optimizer = torch.optim.SGD(
-            [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        by_muon = [weight for weight in weights if weight.dim() == 4 and recipe.muon_lr is not None]
+        by_sgd = [weight for weight in weights if weight.dim() == 2 or recipe.muon_lr is None]
+        sgd = torch.optim.SGD(
+            [{"params": by_sgd, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.momentum > 0,
             fused=True,
         )
+        self.optimizers: list[torch.optim.Optimizer] = [sgd]
+        if recipe.muon_lr is not None:
+            options = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
+            self.optimizers.append(Muon(by_muon, lr=recipe.muon_lr, dtype=self.precision, **options))
         self.loss_sum = torch.zeros((), device=self.device)  # of the epoch so far
         # What is averaged and what comes in, statistics of batch normalization included.
         self._averaged, self._current = (
@@ -103,17 +110,19 @@ class Run:
     def train_step(self, step: int) -> None:
         """Make the step; nothing in it waits for the device."""
         images, targets = self._batch(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr(step) * (optimizer.defaults["lr"] / self.recipe.lr)
         if num_processes() > 1:  # each augments the whole batch, so that the shares are those of one process
             images, targets = (whole.chunk(num_processes())[rank()] for whole in (images, targets))
         loss = self._loss(images, targets)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         for scale in self._scales:  # the gradient of its L1 norm
             assert scale.grad is not None
             scale.grad += self.scale_penalty * scale.detach().sign()
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.loss_sum += mean_over_processes(loss.detach())
         with torch.no_grad():
             if self.rising and (sparsity := self.rising.due(step, self.num_steps)) is not None:
@@ -178,11 +187,18 @@ class Run:
         for name, parameter in self.model.named_parameters():
             if name in groups["momentum"]:  # none before the first step
                 buffer = torch.empty_like(parameter).copy_(groups["momentum"][name])
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+                self._optimizer_state(parameter)["momentum_buffer"] = buffer
         self.loss_sum.copy_(tensors["loss_sum"])
         self.masks = [(weight != 0).to(weight.dtype) for weight in self.masked]
 
     def _momentum(self) -> dict[str, Tensor]:
         """Momentum by the name of its weight; none before the first step, or with momentum 0."""
-        buffers = {name: self.optimizer.state[w].get("momentum_buffer") for name, w in self.model.named_parameters()}
+        states = {name: self._optimizer_state(weight) for name, weight in self.model.named_parameters()}
+        buffers = {name: state.get("momentum_buffer") for name, state in states.items()}
         return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+
+    def _optimizer_state(self, weight: Tensor) -> dict[str, Tensor]:
+        """What the optimizer that changes `weight` knows of it."""
+        muon = self.recipe.muon_lr is not None and weight.dim() == 4
+        state: dict[str, Tensor] = self.optimizers[-1 if muon else 0].state[weight]
+        return state

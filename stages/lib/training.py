@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from stages.lib import augmentation, distillation, googlenet, schedule, sparsity, trivialaugment
+from stages.lib import augmentation, distillation, googlenet, muon, schedule, sparsity, trivialaugment
 from stages.lib.checkpoint import save_model
 from stages.lib.data import Images
 from stages.lib.distributed import any_of_them, from_first, num_processes, rank
@@ -189,7 +189,7 @@ def write_trained(trained: Trained, name: str) -> None:
 
 def _fingerprint(model: GoogLeNet, train: Images, run: Run) -> str:
     """A name for this training: its code, parameters, images, device and first weights."""
-    modules = (augmentation, distillation, googlenet, schedule, sparsity, trivialaugment)
+    modules = (augmentation, distillation, googlenet, muon, schedule, sparsity, trivialaugment)
     code = "".join(map(inspect.getsource, (*modules, sys.modules[Run.__module__], sys.modules[__name__])))
     extras = (len(run.masks), run.rising, run.scale_penalty)
     settings = (code, run.recipe.model_dump_json(), model.architecture, run.device.type, run.precision, *extras)

@@ -1,0 +1,57 @@
+"""Muon: momentum for the weights of convolutions, made orthogonal before each step.
+
+K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
+https://kellerjordan.github.io/posts/muon. PyTorch's own takes matrices alone, and computes in bf16 also on a CPU that
+has to emulate it.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the published polynomial, which is steep at 0: few iterations will do
+ITERATIONS = 3
+
+
+def orthogonalize(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """A matrix (M, N) with the singular vectors of `matrix` and singular values of about 1.
+
+    Args:
+        dtype: To compute in; the result is in that of `matrix`.
+    """
+    a, b, c = COEFFICIENTS
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = wide.to(dtype)
+    x = x / (x.norm() + 1e-7)  # no singular value above 1
+    for _ in range(ITERATIONS):  # of Newton-Schulz
+        gram = x @ x.T
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return (x if wide is matrix else x.T).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum made orthogonal, for weights (out_channels, ...), which count as matrices of that many rows."""
+
+    def __init__(
+        self, weights: Sequence[Tensor], *, lr: float, momentum: float, weight_decay: float, dtype: torch.dtype
+    ) -> None:
+        super().__init__(weights, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override] - without a closure
+        """Change the weights by their gradients."""
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            for weight in group["params"]:
+                state = self.state[weight]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                buffer = state["momentum_buffer"].mul_(momentum).add_(weight.grad)
+                update = orthogonalize(weight.grad.add(buffer, alpha=momentum).flatten(1), self.dtype)
+                rows, columns = update.shape
+                weight.mul_(1 - lr * group["weight_decay"])
+                # A matrix with more rows than columns has smaller entries than one with as many.
+                weight.add_(update.view_as(weight), alpha=-lr * math.sqrt(max(1.0, rows / columns)))

@@ -1,0 +1,115 @@
+"""What the stages that train hand to the training loop."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from stages import distill, finetune
+from stages.lib import training
+from stages.lib.checkpoint import save_model
+from stages.lib.data import Images
+from stages.lib.googlenet import GoogLeNet
+from stages.lib.sparsity import RisingSparsity
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: GoogLeNet, images: Images) -> Path:
+    """A work tree with images, a base and its compressed models, each of another output bias."""
+    monkeypatch.chdir(tmp_path)
+    set_params(data={"val_per_class": 3})
+    Path("data").mkdir()
+    np.savez("data/train.npz", images=images.pixels, labels=images.labels, classes=np.array(images.classes))
+    names = ["models/base", "compressed/structured", "compressed/unstructured", "compressed/lowrank"]
+    for number, name in enumerate(names):
+        torch.nn.init.constant_(tiny.linear.bias, number)
+        save_model(tiny, Path(f"artifacts/{name}.safetensors"))
+    zeros = {"start_sparsity": 0.5, "sparsity": 0.8, "sparsity_scope": "layer"}
+    Path("artifacts/compression").mkdir()
+    for name in ("structured", "unstructured", "lowrank"):
+        facts = {"widths": [], **(zeros if name == "unstructured" else {})}
+        Path(f"artifacts/compression/{name}.json").write_text(json.dumps(facts))
+    return tmp_path
+
+
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `fit` was called with, instead of calling it, and the name of what was written."""
+    calls: list[dict[str, Any]] = []
+
+    def fit(model: GoogLeNet, train: Images, val: Images, **options: Any) -> None:
+        calls.append({"model": model, "num_train": len(train), "num_val": len(val), **options})
+
+    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(training, "write_trained", lambda _, name: calls[-1].update(name=name))
+    return calls
+
+
+def set_params(**changes: dict[str, Any]) -> None:
+    """The demo's parameters but for `changes`, section by section."""
+    params = yaml.safe_load((ROOT / "presets" / "demo.yaml").read_text())
+    for section, values in changes.items():
+        params[section] |= values
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+
+
+def bias(model: GoogLeNet) -> float:
+    """Which model it is."""
+    return model.linear.bias[0].item()
+
+
+@pytest.mark.parametrize(("number", "name"), [(1, "structured"), (2, "unstructured"), (3, "lowrank")])
+def test_fine_tuning_gets_its_model_the_base_as_teacher_and_its_zeros(
+    fitted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, number: int, name: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["finetune", name])
+    finetune.main()
+    (call,) = fitted
+    assert (call["name"], bias(call["model"]), bias(call["teacher"])) == (name, number, 0)
+    assert (call["num_train"], call["num_val"], call["evaluate_first"]) == (21, 9, True)
+    assert call["keep_zeros"] == (name == "unstructured")
+    assert call["rising"] == (RisingSparsity(0.5, 0.8, "layer") if name == "unstructured" else None)
+
+
+def test_fine_tuning_on_labels_alone_has_no_teacher(
+    fitted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["finetune", "structured"])
+    labels_alone = {"loss": "none", "temperature": 1.0, "weight": 1.0, "label_weight": 1.0}
+    set_params(data={"val_per_class": 3}, finetune={"distillation": labels_alone})
+    finetune.main()
+    assert fitted[0]["teacher"] is None
+
+
+@pytest.mark.parametrize("round_to", [None, 4])
+def test_a_student_is_narrower_rounded_and_taught_by_the_base(
+    fitted: list[dict[str, Any]], tiny: GoogLeNet, round_to: int | None
+) -> None:
+    set_params(data={"val_per_class": 3}, distill={"width": 0.5, "round_to": round_to, "start": "base"})
+    distill.main()
+    (call,) = fitted
+    before, after = (model.architecture.widths for model in (tiny, call["model"]))
+    assert (call["name"], bias(call["model"]), bias(call["teacher"])) == ("distilled", 0, 0)
+    assert sum(after) < sum(before)
+    assert all(width % (round_to or 1) == 0 or width == old for width, old in zip(after, before, strict=True))
+    if round_to is None:
+        assert after == tuple(int(width * 0.5) for width in before)
+    assert call["evaluate_first"]
+
+
+def test_a_student_from_scratch_takes_over_the_normalization_alone(
+    fitted: list[dict[str, Any]], tiny: GoogLeNet
+) -> None:
+    set_params(data={"val_per_class": 3}, distill={"width": 0.5, "start": "scratch"})
+    distill.main()
+    student = fitted[0]["model"]
+    assert torch.equal(student.mean, tiny.mean) and torch.equal(student.std, tiny.std)
+    assert not fitted[0]["evaluate_first"]
+    assert 0 < student.linear.bias.abs().max() < 1  # drawn at random
