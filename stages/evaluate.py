@@ -38,7 +38,8 @@ def main() -> None:
     with replacing(Path(f"artifacts/evaluation/{args.model}-{args.precision}.json")) as output:
         output.write_text(json.dumps(errors, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     name = variant_name(args.model, args.precision)
-    print(f"{name}: top-1 error {errors['top1_error_pct']:.2f} %, top-5 error {errors['top5_error_pct']:.2f} %")
+    top5 = f", top-5 error {errors['top5_error_pct']:.2f} %" if len(images.classes) > 5 else ""  # else 0 for any model
+    print(f"{name}: top-1 error {errors['top1_error_pct']:.2f} %{top5}")
 
 
 if __name__ == "__main__":

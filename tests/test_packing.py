@@ -97,7 +97,8 @@ def test_packed_network_gives_the_same_logits_also_when_restored_by_hand(tiny: G
     subprocess.run([*command, packed_path, restored], check=True, cwd=ROOT)
     assert restored.read_bytes() == path.read_bytes()
     failed = subprocess.run([*command, path, restored], capture_output=True, text=True, cwd=ROOT)
-    assert failed.returncode == 1 and failed.stderr.startswith("unpack: a packed model must begin with")
+    message = f"packing: {path} can't be restored to {restored}: a packed model must begin with"
+    assert failed.returncode == 1 and failed.stderr.startswith(message)
 
 
 def test_restoring_imports_neither_torch_nor_onnx() -> None:

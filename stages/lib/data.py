@@ -54,7 +54,7 @@ def split_validation(images: Images, *, per_class: int, seed: int) -> tuple[Imag
         if len(members) <= per_class:
             raise ValueError(
                 f"data.val_per_class must be below the {len(members)} training images of class {name!r}, "
-                f"got {per_class}; lower it or raise data.limit_per_class"
+                f"got {per_class}; lower it, or add images of that class"
             )
         held_out[rng.permutation(members)[:per_class]] = True
     return images.take(np.flatnonzero(~held_out)), images.take(np.flatnonzero(held_out))

@@ -148,4 +148,4 @@ if __name__ == "__main__":
         part.write_bytes(unpack(args.packed.read_bytes()))
         part.replace(args.onnx)
     except (ValueError, OSError) as problem:
-        sys.exit(f"unpack: {problem}")
+        sys.exit(f"packing: {args.packed} can't be restored to {args.onnx}: {problem}")
