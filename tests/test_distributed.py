@@ -26,6 +26,7 @@ TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-nod
 IN_DOUBLE_PRECISION = """
 from pathlib import Path
 import torch
+from stages.lib import muon
 from stages.lib.data import read_images, split_validation
 from stages.lib.distributed import process_group
 from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
@@ -37,6 +38,8 @@ torch.manual_seed(0)
 model = GoogLeNet(Architecture(scaled_widths(0.25), num_classes=10, stem_pool=True, dropout=0.0)).double()
 model.mean, model.std = model.mean.float(), model.std.float()  # images stay float32 up to the first layer
 model.register_forward_pre_hook(lambda _, images: (images[0].double(),))
+orthogonalize = muon.orthogonalize
+muon.orthogonalize = lambda matrix, _: orthogonalize(matrix, torch.float64)
 with process_group():
     write_trained(fit(model, train, val, recipe=load_params().train), "base")
 """
@@ -48,7 +51,9 @@ def work(tmp_path: Path) -> Path:
     params = yaml.safe_load((ROOT / "presets" / "demo.yaml").read_text())
     params["data"].update(val_per_class=4)
     params["model"].update(width=0.1)
-    params["train"].update(device="cpu", precision="fp32", epochs=2, warmup_epochs=1, batch_size=32, lr=0.003)
+    params["train"].update(
+        device="cpu", precision="fp32", epochs=2, warmup_epochs=1, batch_size=32, lr=0.003, muon_lr=0.003
+    )
     params["train"]["augmentation"].update(flip=True, cutout=8, cutmix=1.0, trivial_augment=True)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     (tmp_path / "in_double_precision.py").write_text(IN_DOUBLE_PRECISION)

@@ -773,7 +773,7 @@ def test_low_rank_and_distillation_are_described_by_their_numbers() -> None:
 
     change_params("distill", round_to=16)
     told = paragraph(render_report(results()), "distilled")
-    assert "0.6 times the channels of `base` (the nearest multiple of 16), with pooling" in told
+    assert "0.6 times the channels of `base` , rounded to multiples of 16, with pooling" in told
 
 
 def test_a_student_from_scratch_has_no_error_before_distillation() -> None:
@@ -996,6 +996,12 @@ def test_what_was_run_is_told_of_each_training() -> None:
         "8 epochs, batches of 64, images of 32 px; 72 min on CPU, 2 threads, in fp32"
     )
     assert cells(text, "Network") == ["GoogLeNet with 0.25 times its channels, with pooling after its stem"]
+    assert "Muon" not in text
+    change_params("distill", muon_lr=0.02)
+    text = render_report(results())
+    assert "8 epochs, convolutions by Muon, batches" in cells(text, "Distillation of `distilled`")[0]
+    assert "Muon" not in cells(text, "Training of `base`")[0]
+    assert text.count("https://kellerjordan.github.io/posts/muon") == 1
     change_params("model", stem_pool=False)
     change_params("distill", stem_pool=False)
     text = render_report(results())

@@ -1,5 +1,6 @@
 """The sources of the methods, of which the report lists those that its run used."""
 
+from stages.lib.params import Recipe, StudentRecipe
 from stages.lib.results import Results
 
 REFERENCES = {
@@ -22,6 +23,8 @@ REFERENCES = {
     "(https://arxiv.org/abs/1503.02531), 2015.",
     "standardized_kd": "Distillation: S. Sun et al., [Logit Standardization in Knowledge Distillation]"
     "(https://arxiv.org/abs/2403.01427), CVPR 2024.",
+    "muon": "Optimizer of convolutions: K. Jordan et al., [Muon: An optimizer for hidden layers in neural networks]"
+    "(https://kellerjordan.github.io/posts/muon), 2024.",
     "int8": "Quantization: B. Jacob et al., [Quantization and Training of Neural Networks for Efficient "
     "Integer-Arithmetic-Only Inference](https://arxiv.org/abs/1712.05877), CVPR 2018; [ONNX Runtime's static "
     "quantization](https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).",
@@ -33,13 +36,17 @@ REFERENCES = {
 def references(results: Results) -> str:
     """A line for each source that this run used."""
     params, prune, models = results.params, results.params.prune, set(results.models)
-    losses: set[str] = {params.finetune.distillation.loss} if models & set(params.models.finetuned) else set()
-    losses |= {params.distill.distillation.loss} if "distilled" in models else set()
+    recipes: list[Recipe] = [params.train]
+    recipes += [params.finetune] if models & set(params.models.finetuned) else []
+    recipes += [params.distill] if "distilled" in models else []
+    losses = {recipe.distillation.loss for recipe in recipes if isinstance(recipe, StudentRecipe)}
     used = {"int8"} | models | losses
     if "structured" in models:
         used |= {prune.importance, *(["bn_scale"] if prune.sparsify_epochs else [])}
     if "unstructured" in models and rises_gradually(results):
         used.add("gradual")
+    if any(recipe.muon_lr is not None for recipe in recipes):
+        used.add("muon")
     if any(each.bias_correction for each in results.quantization.values()):
         used.add("bias_correction")
     return "\n".join(f"- {source}" for key, source in REFERENCES.items() if key in used)

@@ -72,7 +72,7 @@ def _structured(results: Results, variant: Variant) -> list[str]:
         if prune.scope == "uniform"
         else f"{total} of all channels, wherever they matter least, but at most {most} of a layer's"
     )
-    multiples = f" (what is kept is {_multiples(prune.round_to)})" if _multiples(prune.round_to) else ""
+    multiples = f" (what is kept is the nearest multiple of {prune.round_to:,})" if (prune.round_to or 1) > 1 else ""
     how = "".join(
         (
             f", in {prune.steps:,} steps with {plural(prune.step_epochs, 'epoch')} of fine-tuning between them"
@@ -105,11 +105,6 @@ def _structured(results: Results, variant: Variant) -> list[str]:
             "tested."
         )
     return sentences
-
-
-def _multiples(size: int | None) -> str:
-    """To what channel counts are rounded, if to anything."""
-    return f"the nearest multiple of {size:,}" if (size or 1) > 1 else ""
 
 
 def _by_macs(variant: Variant, base: Variant) -> str:
@@ -164,9 +159,9 @@ def _distilled(results: Results, variant: Variant) -> list[str]:
     )
     teaching = TEACHING.get(distill.distillation.loss)
     teacher = f"with `base` as its teacher ({teaching})" if teaching else "from the labels alone"
-    multiples = f" ({_multiples(distill.round_to)})" if _multiples(distill.round_to) else ""
+    rounded = f", rounded to multiples of {distill.round_to:,}" if (distill.round_to or 1) > 1 else ""
     return [
-        f"is a student with {distill.width:g} times the channels of `base`{multiples}, "
+        f"is a student with {distill.width:g} times the channels of `base`{rounded}, "
         f"{'with' if distill.stem_pool else 'without'} pooling after its stem. It started from {start} and learned "
         f"{teacher}: {_left(variant, base)}.",
         _fate(results, variant.model),

@@ -201,8 +201,9 @@ def _budget(recipe: Recipe, training: Training) -> str:
     )
     loss = recipe.distillation.loss if isinstance(recipe, StudentRecipe) else "none"
     teacher = f"with `base` as its teacher ({TEACHING[loss]}), " if loss != "none" else ""
+    muon = "" if recipe.muon_lr is None else ", convolutions by Muon"
     return (
-        f"{teacher}{plural(recipe.epochs, 'epoch')}, batches of "
+        f"{teacher}{plural(recipe.epochs, 'epoch')}{muon}, batches of "
         f"{min(recipe.batch_size, training.num_train_images):,}, images of {sizes}; "
         f"{duration(training.seconds)} on {training.device}, in {training.precision}"
     )
