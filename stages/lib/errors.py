@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def one_line_errors(stage: str) -> Iterator[None]:
-    """End the process with one line on what the library words for users: a ValueError or OSError, exit code 1.
+    """End the process with one line and exit code 1 on a ValueError or OSError, which the library words for users.
 
-    Ctrl-C ends it in one line, too, with 130, where nothing is to be saved.
+    Ctrl-C ends it with one line, too, and 130; training, which saves its state first, has a line of its own.
     """
     try:
         yield
@@ -18,7 +18,7 @@ def one_line_errors(stage: str) -> Iterator[None]:
     except (ValueError, OSError) as error:
         sys.exit(f"{stage}: {_one_line(error)}")
     except KeyboardInterrupt:
-        print(f"{stage}: interrupted, nothing written; the same command starts it anew", file=sys.stderr)
+        print(f"{stage}: interrupted; the same command starts it anew", file=sys.stderr)
         sys.exit(130)
 
 
