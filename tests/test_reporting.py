@@ -773,7 +773,7 @@ def test_low_rank_and_distillation_are_described_by_their_numbers() -> None:
 
     change_params("distill", round_to=16)
     told = paragraph(render_report(results()), "distilled")
-    assert "0.6 times the channels of `base` , rounded to multiples of 16, with pooling" in told
+    assert "0.6 times the channels of `base`, rounded to multiples of 16, with pooling" in told
 
 
 def test_a_student_from_scratch_has_no_error_before_distillation() -> None:

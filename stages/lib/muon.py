@@ -28,7 +28,8 @@ def orthogonalize(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     for _ in range(ITERATIONS):  # of Newton-Schulz
         gram = x @ x.T
         x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return (x if wide is matrix else x.T).to(matrix.dtype)
+    result: Tensor = (x if wide is matrix else x.T).to(matrix.dtype)
+    return result
 
 
 class Muon(torch.optim.Optimizer):
@@ -41,7 +42,7 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override] - without a closure
+    def step(self) -> None:  # type: ignore[override]  # PyTorch's own also take a closure
         """Change the weights by their gradients."""
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
