@@ -86,6 +86,12 @@ class Run:
         if recipe.muon_lr is not None:
             options = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
             self.optimizers.append(Muon(by_muon, lr=recipe.muon_lr, dtype=self.precision, **options))
+        self._optimizer_of = {
+            weight: optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for weight in group["params"]
+        }
         self.loss_sum = torch.zeros((), device=self.device)  # of the epoch so far
         # What is averaged and what comes in, statistics of batch normalization included.
         self._averaged, self._current = (
@@ -187,18 +193,12 @@ class Run:
         for name, parameter in self.model.named_parameters():
             if name in groups["momentum"]:  # none before the first step
                 buffer = torch.empty_like(parameter).copy_(groups["momentum"][name])
-                self._optimizer_state(parameter)["momentum_buffer"] = buffer
+                self._optimizer_of[parameter].state[parameter]["momentum_buffer"] = buffer
         self.loss_sum.copy_(tensors["loss_sum"])
         self.masks = [(weight != 0).to(weight.dtype) for weight in self.masked]
 
     def _momentum(self) -> dict[str, Tensor]:
         """Momentum by the name of its weight; none before the first step, or with momentum 0."""
-        states = {name: self._optimizer_state(weight) for name, weight in self.model.named_parameters()}
+        states = {name: self._optimizer_of[weight].state[weight] for name, weight in self.model.named_parameters()}
         buffers = {name: state.get("momentum_buffer") for name, state in states.items()}
         return {name: buffer for name, buffer in buffers.items() if buffer is not None}
-
-    def _optimizer_state(self, weight: Tensor) -> dict[str, Tensor]:
-        """What the optimizer that changes `weight` knows of it."""
-        muon = self.recipe.muon_lr is not None and weight.dim() == 4
-        state: dict[str, Tensor] = self.optimizers[-1 if muon else 0].state[weight]
-        return state
