@@ -29,6 +29,7 @@ def main() -> None:
     from stages.lib.data import random_batch, read_images, split_validation
     from stages.lib.files import replacing
     from stages.lib.pruning import prune_weights, reestimate_batch_norm
+    from stages.lib.reconstruction import reconstruct
 
     prune = params.prune
     images = read_images(Path("data/train.npz"))
@@ -42,6 +43,8 @@ def main() -> None:
         case "unstructured":
             start = prune.sparsity if prune.start_sparsity is None else prune.start_sparsity
             pruned = prune_weights(base, sparsity=start, scope=prune.sparsity_scope)
+            if prune.reconstruction_images:
+                pruned = reconstruct(base, pruned, random_batch(train, prune.reconstruction_images, seed=SEED)[0])
             # Fine-tuning goes on from here.
             facts |= {"start_sparsity": start, "sparsity": prune.sparsity, "sparsity_scope": prune.sparsity_scope}
         case _:
@@ -93,6 +96,7 @@ def prune_structured(
             importance=prune.importance,
             examples=random_batch(train, TAYLOR_IMAGES, seed=SEED),
             full_widths=base.architecture.widths,
+            refit_on=random_batch(train, prune.reconstruction_images, seed=SEED)[0],
         )
         if step < prune.steps:
             model = trained(model, prune.step_epochs)

@@ -81,6 +81,7 @@ def copy_of_the_repository(path: Path) -> Repository:
         train__warmup_epochs=0.5,
         finetune__epochs=1,
         finetune__warmup_epochs=0.5,
+        prune__reconstruction_images=16,
         prune__batch_norm_images=16,
         lowrank__images=16,
         lowrank__round_to=1,

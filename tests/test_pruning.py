@@ -136,6 +136,19 @@ def test_pruning_in_steps_ends_at_the_widths_of_one_step(tiny: GoogLeNet) -> Non
     assert pruned.architecture.widths == prune_channels(tiny, ratio=0.4, round_to=None).architecture.widths
 
 
+def test_a_fitted_network_is_of_the_same_widths_and_nearer_to_the_original(tiny: GoogLeNet) -> None:
+    images, others = torch.rand(64, 3, 32, 32).split(48)
+    cut, fitted = (prune_channels(tiny, ratio=0.3, round_to=None, refit_on=x) for x in (None, images))
+    assert cut.architecture == fitted.architecture
+
+    def distance(pruned: GoogLeNet) -> float:
+        return (pruned(others) - tiny(others)).norm().item()
+
+    assert distance(fitted) < 0.5 * distance(cut)
+    unfitted = prune_channels(tiny, ratio=0.3, round_to=None, refit_on=images[:0])
+    assert torch.equal(unfitted.linear.weight, cut.linear.weight)
+
+
 def test_batch_normalization_is_measured_anew_in_a_copy(tiny: GoogLeNet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning, "BATCH_SIZE", 16)  # 20 images are two even batches, not one of 16 and one of 4
     images = torch.rand(20, 3, 32, 32)

@@ -32,5 +32,23 @@ def test_masks_take_the_smallest_of_all_layers_or_of_each(scope: str, zeros: lis
     assert masks[0][0] == 0
 
 
+def test_lamp_counts_a_weight_by_the_larger_ones_of_its_layer_whatever_the_scale() -> None:
+    weights = [torch.tensor([1.0, -2.0, 3.0, -4.0]), torch.tensor([[1.0, 1.0], [1.0, 9.0]])]
+    scores = [[1 / 30, 4 / 29, 9 / 25, 1.0], [1 / 84, 1 / 83, 1 / 82, 1.0]]  # of equals, one counts as larger
+    order = sorted(score for layer in scores for score in layer)
+    for num_zeros in range(7):
+        expected = [[float(score > order[num_zeros - 1]) if num_zeros else 1.0 for score in layer] for layer in scores]
+        for scale in (1.0, 1000.0):
+            masks = magnitude_masks([scale * weights[0], weights[1]], sparsity=num_zeros / 8, scope="lamp")
+            assert [sorted(mask.flatten().tolist()) for mask in masks] == [sorted(layer) for layer in expected]
+            assert masks[1].shape == (2, 2)
+    assert masks[0][3] == masks[1][1, 1] == 1
+
+
+def test_lamp_has_scores_for_a_layer_of_zeros() -> None:
+    masks = magnitude_masks([torch.zeros(4), torch.ones(4)], sparsity=0.5, scope="lamp")
+    assert [mask.tolist() for mask in masks] == [[0] * 4, [1] * 4]
+
+
 def test_no_sparsity_masks_nothing() -> None:
     assert magnitude_masks([torch.zeros(3)], sparsity=0.0, scope="global")[0].tolist() == [1, 1, 1]

@@ -187,9 +187,14 @@ class Prune(Section):
     sparsify_epochs: NonNegativeInt = Field(description="structured: epochs before pruning that draw scales to zero")
     sparsify_weight: PositiveFloat = Field(description="structured: of the L1 norm of the scales, in these epochs")
     sparsity: Fraction = Field(description="unstructured: share of the weights set to zero")
-    sparsity_scope: Literal["global", "layer"] = Field(description="unstructured: over all layers, or in each")
+    sparsity_scope: Literal["global", "layer", "lamp"] = Field(
+        description="unstructured: over all layers, in each, or over all with magnitudes relative to those of the layer"
+    )
     start_sparsity: Fraction | None = Field(
         description="unstructured: share before fine-tuning, which raises it to sparsity; null for all at once"
+    )
+    reconstruction_images: NonNegativeInt = Field(
+        description="Training images on which the weights left are fitted to what each layer gave before, 0 for none"
     )
     batch_norm_images: NonNegativeInt = Field(
         description="Training images that re-estimate the statistics of batch normalization after pruning, 0 for none"

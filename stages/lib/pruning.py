@@ -10,10 +10,10 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import prune
 
-from stages.lib.googlenet import GoogLeNet
-from stages.lib.sparsity import Scope
+from stages.lib.googlenet import ConvBN, GoogLeNet
+from stages.lib.reconstruction import reconstruct
+from stages.lib.sparsity import Scope, magnitude_masks
 
 BATCH_SIZE = 250
 ROUNDING = 1e-9  # of floats: 160 * (1 - 0.2 * 3 / 3) is just below 128
@@ -34,6 +34,7 @@ def prune_channels(
     importance: Literal["magnitude", "bn_scale", "taylor"] = "magnitude",
     examples: tuple[Tensor, Tensor] | None = None,
     full_widths: Sequence[int] | None = None,
+    refit_on: Tensor | None = None,
 ) -> GoogLeNet:
     """Remove the channels that matter least, with all weights of other layers that depend on them.
 
@@ -50,6 +51,8 @@ def prune_channels(
         max_ratio: With scope global, the most that a layer loses.
         examples: Images (N, 3, H, W) in [0, 1] and labels (N,), for the importance taylor.
         full_widths: What the ratios are shares of, if `model` was pruned before.
+        refit_on: Images (N, 3, H, W) in [0, 1] on which the weights that stay are refitted (see `reconstruct`); where
+            there are none, they stay as they are.
 
     Returns:
         A smaller network; `model` is left as it is.
@@ -85,8 +88,10 @@ def prune_channels(
         )
     groups = [_whole_groups(*counts, size=round_to or 1) for counts in zip(kept, fewest, strict=True)]
     widths = tuple(min(width, len(s)) for width, s in zip(groups, scores, strict=True))
-    for layer, score, width in zip(layers, scores, widths, strict=True):
-        least = score.argsort()[: len(score) - width].tolist()
+    removed = [score.argsort()[: len(score) - width].tolist() for score, width in zip(scores, widths, strict=True)]
+    if refit_on is not None and len(refit_on):
+        pruned.load_state_dict(reconstruct(model, _silenced(model, removed), refit_on).state_dict())
+    for layer, least in zip(layers, removed, strict=True):
         if least:
             graph.get_pruning_group(layer, tp.prune_conv_out_channels, least).prune()
     result = GoogLeNet(replace(model.architecture, widths=widths))
@@ -95,22 +100,19 @@ def prune_channels(
 
 
 def prune_weights(model: GoogLeNet, *, sparsity: float, scope: Scope = "global") -> GoogLeNet:
-    """Set the weights of smallest magnitude to zero, over all convolutions and the linear layer together or in each.
-
-    Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015.
+    """Set weights of the convolutions and the linear layer to zero, those that `magnitude_masks` chooses.
 
     Args:
         sparsity: Share of the weights that become zero, in [0, 1).
+        scope: Where the smallest are sought.
 
     Returns:
         A network of the same shape; `model` is left as it is.
     """
     pruned = copy.deepcopy(model)
-    layers = [(module, "weight") for module in pruned.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    for group in [layers] if scope == "global" else [[layer] for layer in layers]:
-        prune.global_unstructured(group, pruning_method=prune.L1Unstructured, amount=float(sparsity))
-    for module, name in layers:
-        prune.remove(module, name)  # make the mask part of the weights
+    weights = [module.weight.data for module in pruned.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    for weight, mask in zip(weights, magnitude_masks(weights, sparsity=sparsity, scope=scope), strict=True):
+        weight *= mask
     return pruned
 
 
@@ -139,6 +141,17 @@ def reestimate_batch_norm(model: GoogLeNet, images: Tensor) -> GoogLeNet:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return result.eval()
+
+
+@torch.no_grad()
+def _silenced(model: GoogLeNet, channels: Sequence[Sequence[int]]) -> GoogLeNet:
+    """A copy in which these output channels of each convolution are zero for any image."""
+    silenced = copy.deepcopy(model)
+    layers = [module for module in silenced.modules() if isinstance(module, ConvBN)]
+    for layer, silent in zip(layers, channels, strict=True):
+        for parameter in layer.parameters():  # of the convolution and its normalization, (out_channels, ...) each
+            parameter[silent] = 0
+    return silenced
 
 
 def _whole_groups(kept: int, least: int, *, size: int) -> int:

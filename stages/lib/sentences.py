@@ -23,6 +23,11 @@ IMPORTANCES = {
     "bn_scale": "those of smallest scale in batch normalization",
     "taylor": "those whose removal changes the loss least, as estimated from its gradients",
 }
+SCOPES = {
+    "global": "those of the whole network of smallest magnitude",
+    "layer": "those of each layer of smallest magnitude",
+    "lamp": "those of smallest magnitude beside the larger ones of their layer (LAMP)",
+}
 TEACHING = {"kd": "knowledge distillation", "standardized_kd": "knowledge distillation with standardized logits"}
 
 
@@ -87,7 +92,7 @@ def _structured(results: Results, variant: Variant) -> list[str]:
     sentences = [
         f"lacks {share}, {IMPORTANCES[prune.importance]}{multiples}{how}: {sum(shape.widths):,} of "
         f"{sum(shape.base_widths):,} channels, {_left(variant, base)}.",
-        _statistics(results),
+        *_adaptation(results),
         _fate(results, variant.model),
         against(variant, base, subject="Against `base` it"),
         _by_macs(variant, base),
@@ -117,7 +122,6 @@ def _by_macs(variant: Variant, base: Variant) -> str:
 
 def _unstructured(results: Results, variant: Variant) -> list[str]:
     prune = results.params.prune
-    scope = "of the whole network" if prune.sparsity_scope == "global" else "of each layer"
     schedule = (
         f"Fine-tuning raised the share of zeros from the {percent(prune.start_sparsity or 0)} that pruning set, fast "
         "at first and slower and slower (a cubic schedule)."
@@ -125,10 +129,10 @@ def _unstructured(results: Results, variant: Variant) -> list[str]:
         else ""
     )
     return [
-        f"has {percent(prune.sparsity)} of its weights set to zero, those {scope} of smallest magnitude: "
+        f"has {percent(prune.sparsity)} of its weights set to zero, those {SCOPES[prune.sparsity_scope]}: "
         f"{variant.cost.num_nonzero_parameters:,} of {variant.cost.num_parameters:,} parameters are not zero.",
         schedule,
-        _statistics(results),
+        *_adaptation(results),
         _fate(results, variant.model),
         against(variant, results.variant("base"), subject="Against `base` it"),
         shipping(results, variant),
@@ -155,7 +159,7 @@ def _distilled(results: Results, variant: Variant) -> list[str]:
     start = (
         "random weights"
         if distill.start == "scratch"
-        else "the channels of `base` of largest norm, with statistics of batch normalization estimated anew,"
+        else "the channels of `base` of largest norm, fitted by least squares to what each layer of `base` gives,"
     )
     teaching = TEACHING.get(distill.distillation.loss)
     teacher = f"with `base` as its teacher ({teaching})" if teaching else "from the labels alone"
@@ -200,13 +204,19 @@ def _left(variant: Variant, base: Variant) -> str:
     return f"{parameters} and {macs} of {before} million MACs are left"
 
 
-def _statistics(results: Results) -> str:
-    """How batch normalization was adapted to what pruning left."""
-    count = min(results.params.prune.batch_norm_images, results.training["base"].num_train_images)
-    if not count:
-        return ""
-    images = plural(count, "training image")
-    return f"Its statistics of batch normalization were estimated anew after pruning, on {images}."
+def _adaptation(results: Results) -> list[str]:
+    """How what pruning left was adapted to the loss, before any training."""
+    prune, num_images = results.params.prune, results.training["base"].num_train_images
+    fitted, measured = (min(count, num_images) for count in (prune.reconstruction_images, prune.batch_norm_images))
+    return [
+        f"The weights left were fitted by least squares on {plural(fitted, 'training image')} to what each layer gave "
+        "before pruning."
+        if fitted
+        else "",
+        f"Then its statistics of batch normalization were estimated anew, on {plural(measured, 'training image')}."
+        if measured
+        else "",
+    ]
 
 
 def error_before(results: Results, model: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 RISING_SHARE = 0.5  # of the steps; in the others the network settles at its final sparsity
 RAISE_EVERY = 16  # steps; to find the smallest of millions of weights takes as long as a step or two
 
-Scope = Literal["global", "layer"]
+Scope = Literal["global", "layer", "lamp"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class RisingSparsity:
     Attributes:
         start: Share of zeros before the first step, in [0, 1).
         end: Share of zeros from half of the steps on.
-        scope: Whether the smallest weights are sought over all layers together or in each.
+        scope: Where the smallest weights are sought, as in `magnitude_masks`.
     """
 
     start: float
@@ -40,13 +40,31 @@ class RisingSparsity:
 
 
 def magnitude_masks(weights: Sequence[Tensor], *, sparsity: float, scope: Scope) -> list[Tensor]:
-    """Masks of the shapes of `weights`: 0 for the `sparsity` share of smallest magnitude, 1 for the others."""
+    """Masks of the shapes of `weights`: 0 for the `sparsity` share of smallest magnitude, 1 for the others.
+
+    Args:
+        sparsity: In [0, 1).
+        scope: Whether magnitudes compete over all layers (Han et al., "Learning both Weights and Connections for
+            Efficient Neural Networks", NeurIPS 2015) or in each, or over all layers once the square of each was divided
+            by those of its layer that are no smaller (LAMP: Lee et al., "Layer-adaptive Sparsity for the
+            Magnitude-based Pruning", ICLR 2021).
+    """
     magnitudes = [weight.detach().abs() for weight in weights]
-    groups = [magnitudes] if scope == "global" else [[magnitude] for magnitude in magnitudes]
+    if scope == "lamp":
+        magnitudes = [_share_of_no_smaller(magnitude) for magnitude in magnitudes]
+    groups = [[magnitude] for magnitude in magnitudes] if scope == "layer" else [magnitudes]
     masks = []
     for group in groups:
         values = torch.cat([magnitude.flatten() for magnitude in group])
         num_zeros = round(sparsity * len(values))
         threshold = values.kthvalue(num_zeros).values if num_zeros else -1.0
-        masks += [(magnitude > threshold).to(magnitude.dtype) for magnitude in group]
+        masks += [(magnitude > threshold).to(weights[0].dtype) for magnitude in group]
     return masks
+
+
+def _share_of_no_smaller(magnitude: Tensor) -> Tensor:
+    """Of the sum of squares of all that are no smaller, in (0, 1]."""
+    squares, order = magnitude.flatten().double().square().sort(descending=True)
+    shares = torch.empty_like(squares)
+    shares[order] = squares / squares.cumsum(0).clamp(min=torch.finfo(squares.dtype).tiny)
+    return shares.view_as(magnitude)

@@ -1,0 +1,51 @@
+"""Fitting what pruning left to what was there before."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from stages.lib import reconstruction
+from stages.lib.googlenet import GoogLeNet
+from stages.lib.pruning import prune_weights
+from stages.lib.reconstruction import reconstruct
+
+
+def test_a_network_that_lost_nothing_stays_as_it_is(tiny: GoogLeNet) -> None:
+    fitted = reconstruct(tiny, tiny, torch.rand(16, 3, 32, 32))
+    images = torch.rand(4, 3, 32, 32)
+    assert torch.allclose(fitted(images), tiny(images), atol=1e-4)
+
+
+def test_zeros_stay_and_the_rest_comes_nearer_to_the_original(tiny: GoogLeNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruction, "BATCH_SIZE", 20)  # 48 images are three batches
+    pruned = prune_weights(tiny, sparsity=0.5)
+    before = copy.deepcopy(pruned)
+    images, others = torch.rand(64, 3, 32, 32).split(48)
+    fitted = reconstruct(tiny, pruned, images)
+    assert (fitted(others) - tiny(others)).norm() < 0.5 * (pruned(others) - tiny(others)).norm()
+    for layer, unfitted, unchanged in zip(fitted.modules(), pruned.modules(), before.modules(), strict=True):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            assert torch.equal(layer.weight == 0, unfitted.weight == 0)
+            assert torch.equal(unfitted.weight, unchanged.weight)
+
+
+def test_a_channel_takes_over_from_its_removed_twin(tiny: GoogLeNet) -> None:
+    with torch.no_grad():
+        for parameter in (*tiny.stem[0].parameters(), tiny.stem[0][1].running_mean, tiny.stem[0][1].running_var):
+            parameter[1] = parameter[0]
+    pruned = copy.deepcopy(tiny)
+    with torch.no_grad():
+        pruned.stem[1][0].weight[:, 1] = 0
+    fitted = reconstruct(tiny, pruned, torch.rand(32, 3, 32, 32)).stem[1][0].weight
+    expected = tiny.stem[1][0].weight[:, :2].sum(dim=1)
+    assert (fitted[:, 0] - expected).norm() < 0.05 * (tiny.stem[1][0].weight[:, 0] - expected).norm()
+    assert torch.equal(fitted[:, 1], torch.zeros_like(fitted[:, 1]))
+
+
+def test_weights_that_the_images_do_not_determine_stay(tiny: GoogLeNet) -> None:
+    pruned = prune_weights(tiny, sparsity=0.5)
+    fitted = reconstruct(tiny, pruned, torch.rand(1, 3, 32, 32))  # the linear layer reads one row of numbers
+    assert torch.allclose(fitted.linear.weight, pruned.linear.weight, atol=1e-4)
+    assert all(parameter.isfinite().all() for parameter in fitted.parameters())
