@@ -16,6 +16,12 @@ REFERENCES = {
     "Networks](https://arxiv.org/abs/1506.02626), NeurIPS 2015.",
     "gradual": "Sparsity raised gradually: M. Zhu and S. Gupta, [To prune, or not to prune]"
     "(https://arxiv.org/abs/1710.01878), 2017.",
+    "lamp": "Zeros by layer: J. Lee et al., [Layer-adaptive Sparsity for the Magnitude-based Pruning]"
+    "(https://arxiv.org/abs/2010.07611), ICLR 2021.",
+    "channels_refitted": "Refitting by least squares after channels are gone: Y. He et al., [Channel Pruning for "
+    "Accelerating Very Deep Neural Networks](https://arxiv.org/abs/1707.06168), ICCV 2017.",
+    "weights_refitted": "Refitting by least squares after single weights are gone: E. Frantar and D. Alistarh, "
+    "[SparseGPT](https://arxiv.org/abs/2301.00774), ICML 2023.",
     "lowrank": "Low rank: M. Jaderberg et al., [Speeding up Convolutional Neural Networks with Low Rank Expansions]"
     "(https://arxiv.org/abs/1405.3866), BMVC 2014; truncation by the error of a layer's output as in "
     "[arXiv 2511.04494](https://arxiv.org/abs/2511.04494).",
@@ -43,13 +49,26 @@ def references(results: Results) -> str:
     used = {"int8"} | models | losses
     if "structured" in models:
         used |= {prune.importance, *(["bn_scale"] if prune.sparsify_epochs else [])}
-    if "unstructured" in models and rises_gradually(results):
-        used.add("gradual")
+    if "unstructured" in models:
+        used |= {prune.sparsity_scope, *(["gradual"] if rises_gradually(results) else [])}
+    used |= _refitted(results)
     if any(recipe.muon_lr is not None for recipe in recipes):
         used.add("muon")
     if any(each.bias_correction for each in results.quantization.values()):
         used.add("bias_correction")
     return "\n".join(f"- {source}" for key, source in REFERENCES.items() if key in used)
+
+
+def _refitted(results: Results) -> set[str]:
+    """What was refitted: channels, single weights, both or neither."""
+    params, models = results.params, set(results.models)
+    refitted = set()
+    after_pruning = models & set(params.models.pruned) if params.prune.reconstruction_images else set()
+    if "structured" in after_pruning or ("distilled" in models and params.distill.start == "base"):
+        refitted.add("channels_refitted")
+    if "unstructured" in after_pruning:
+        refitted.add("weights_refitted")
+    return refitted
 
 
 def rises_gradually(results: Results) -> bool:
