@@ -8,8 +8,8 @@ from stages.lib.errors import one_line_errors
 from stages.lib.launcher import relaunch
 from stages.lib.params import load_params
 
-SEED = 0  # of the choice of images that fit a student that starts from the base to what the base gives
-IMAGES = 512
+SEED = 0  # of the choice of images for a student that starts from the base
+STATISTICS_IMAGES = 2000
 
 
 def main() -> None:
@@ -33,16 +33,20 @@ def main() -> None:
             f"distill.width must leave a channel in every layer of the base, whose narrowest has "
             f"{min(base.architecture.widths)}, got {params.distill.width}; raise it"
         )
-    examples, _ = random_batch(train, IMAGES, seed=SEED)
-    refit_on = examples if params.distill.start == "base" else None
-    narrow = prune_channels(base, ratio=1 - params.distill.width, round_to=params.distill.round_to, refit_on=refit_on)
+    num_images = params.prune.reconstruction_images if params.distill.start == "base" else 0
+    narrow = prune_channels(
+        base,
+        ratio=1 - params.distill.width,
+        round_to=params.distill.round_to,
+        refit_on=random_batch(train, num_images, seed=SEED)[0],
+    )
     # No dropout: a small student has too little capacity already.
     architecture = replace(narrow.architecture, stem_pool=params.distill.stem_pool, dropout=0.0)
     torch.manual_seed(params.distill.seed)
     student = GoogLeNet(architecture)
     if params.distill.start == "base":
         student.load_state_dict(narrow.state_dict())
-        student = reestimate_batch_norm(student, examples)
+        student = reestimate_batch_norm(student, random_batch(train, STATISTICS_IMAGES, seed=SEED)[0])
     else:
         student.mean.copy_(base.mean)
         student.std.copy_(base.std)

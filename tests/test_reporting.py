@@ -769,7 +769,9 @@ def test_low_rank_and_distillation_are_described_by_their_numbers() -> None:
     assert "4,500,000 of 6,402,564 parameters" in paragraph(text, "lowrank")
     assert "0.6 times the channels of `base`" in paragraph(text, "distilled")
     assert "830,000 of 6,402,564 parameters and 531 of 531 million MACs are left" in paragraph(text, "distilled")
-    assert "the channels of `base` of largest norm, fitted by least squares" in paragraph(text, "distilled")
+    assert "the channels of `base` of largest norm, fitted by least squares to" in paragraph(
+        text, "distilled"
+    )
 
     change_params("distill", round_to=16)
     told = paragraph(render_report(results()), "distilled")
@@ -1025,6 +1027,7 @@ def test_each_setting_of_pruning_is_told_as_it_is() -> None:
     change_params("prune", sparsity_scope="lamp", reconstruction_images=0, batch_norm_images=0)
     text = render_report(results())
     assert "smallest magnitude beside the larger ones of their layer (LAMP)" in paragraph(text, "unstructured")
+    assert "the channels of `base` of largest norm, with statistics" in paragraph(text, "distilled")
     for model in ("structured", "unstructured"):
         assert "least squares" not in paragraph(text, model)
         assert "estimated anew" not in paragraph(text, model)
@@ -1036,9 +1039,7 @@ def test_least_squares_and_lamp_are_cited_where_they_were_used() -> None:
     assert [source in text for source in ("2010.07611", "1707.06168", "2301.00774")] == [True] * 3
     change_params("prune", sparsity_scope="global", reconstruction_images=0)
     text = render_report(results())
-    assert [source in text for source in ("2010.07611", "1707.06168", "2301.00774")] == [False, True, False]
-    change_params("distill", start="scratch")
-    assert "1707.06168" not in render_report(results())
+    assert not any(source in text for source in ("2010.07611", "1707.06168", "2301.00774"))
 
 
 @pytest.mark.parametrize(("flag", "told"), [(None, True), ("avx_vnni", False), ("avx512_vnni", False)])

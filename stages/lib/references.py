@@ -62,13 +62,14 @@ def references(results: Results) -> str:
 def _refitted(results: Results) -> set[str]:
     """What was refitted: channels, single weights, both or neither."""
     params, models = results.params, set(results.models)
-    refitted = set()
-    after_pruning = models & set(params.models.pruned) if params.prune.reconstruction_images else set()
-    if "structured" in after_pruning or ("distilled" in models and params.distill.start == "base"):
-        refitted.add("channels_refitted")
-    if "unstructured" in after_pruning:
-        refitted.add("weights_refitted")
-    return refitted
+    if not params.prune.reconstruction_images:
+        return set()
+    pruned = models & set(params.models.pruned)
+    loses_channels = "structured" in pruned or ("distilled" in models and params.distill.start == "base")
+    return {
+        *(["channels_refitted"] if loses_channels else []),
+        *(["weights_refitted"] if "unstructured" in pruned else []),
+    }
 
 
 def rises_gradually(results: Results) -> bool:

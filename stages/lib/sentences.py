@@ -155,11 +155,12 @@ def _lowrank(results: Results, variant: Variant) -> list[str]:
 
 
 def _distilled(results: Results, variant: Variant) -> list[str]:
-    distill, base = results.params.distill, results.variant("base")
+    distill, prune, base = results.params.distill, results.params.prune, results.variant("base")
+    fitted = " fitted by least squares to what each layer of `base` gives and" if prune.reconstruction_images else ""
     start = (
         "random weights"
         if distill.start == "scratch"
-        else "the channels of `base` of largest norm, fitted by least squares to what each layer of `base` gives,"
+        else f"the channels of `base` of largest norm,{fitted} with statistics of batch normalization estimated anew,"
     )
     teaching = TEACHING.get(distill.distillation.loss)
     teacher = f"with `base` as its teacher ({teaching})" if teaching else "from the labels alone"
