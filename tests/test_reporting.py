@@ -769,9 +769,7 @@ def test_low_rank_and_distillation_are_described_by_their_numbers() -> None:
     assert "4,500,000 of 6,402,564 parameters" in paragraph(text, "lowrank")
     assert "0.6 times the channels of `base`" in paragraph(text, "distilled")
     assert "830,000 of 6,402,564 parameters and 531 of 531 million MACs are left" in paragraph(text, "distilled")
-    assert "the channels of `base` of largest norm, fitted by least squares to" in paragraph(
-        text, "distilled"
-    )
+    assert "the channels of `base` of largest norm, fitted by least squares to" in paragraph(text, "distilled")
 
     change_params("distill", round_to=16)
     told = paragraph(render_report(results()), "distilled")
@@ -1014,16 +1012,16 @@ def test_what_was_run_is_told_of_each_training() -> None:
 def test_each_setting_of_pruning_is_told_as_it_is() -> None:
     change_params("prune", sparsity_scope="global", reconstruction_images=512)
     text = render_report(results())
-    assert "those of the whole network of smallest magnitude" in paragraph(text, "unstructured")
+    assert "to zero, those of the whole network of smallest magnitude: " in paragraph(text, "unstructured")
     assert "fitted by least squares on 512 training images" in paragraph(text, "structured")
     assert "fitted by least squares on 512 training images" in paragraph(text, "unstructured")
-    assert "estimated anew, on 2,000 training images" in paragraph(text, "structured")
+    assert "estimated anew after pruning, on 2,000 training images" in paragraph(text, "structured")
     assert "has a standard error of 0.42 points" in paragraph(text, "base")
     change_params("prune", sparsity_scope="layer", reconstruction_images=10**6, batch_norm_images=10**6)
     text = render_report(results())
     assert "those of each layer of smallest magnitude" in paragraph(text, "unstructured")
     assert "fitted by least squares on 45,000 training images" in paragraph(text, "structured")
-    assert "estimated anew, on 45,000 training images" in paragraph(text, "structured")
+    assert "estimated anew after pruning, on 45,000 training images" in paragraph(text, "structured")
     change_params("prune", sparsity_scope="lamp", reconstruction_images=0, batch_norm_images=0)
     text = render_report(results())
     assert "smallest magnitude beside the larger ones of their layer (LAMP)" in paragraph(text, "unstructured")

@@ -129,7 +129,7 @@ def _unstructured(results: Results, variant: Variant) -> list[str]:
         else ""
     )
     return [
-        f"has {percent(prune.sparsity)} of its weights set to zero, those {SCOPES[prune.sparsity_scope]}: "
+        f"has {percent(prune.sparsity)} of its weights set to zero, {SCOPES[prune.sparsity_scope]}: "
         f"{variant.cost.num_nonzero_parameters:,} of {variant.cost.num_parameters:,} parameters are not zero.",
         schedule,
         *_adaptation(results),
@@ -210,11 +210,12 @@ def _adaptation(results: Results) -> list[str]:
     prune, num_images = results.params.prune, results.training["base"].num_train_images
     fitted, measured = (min(count, num_images) for count in (prune.reconstruction_images, prune.batch_norm_images))
     return [
-        f"The weights left were fitted by least squares on {plural(fitted, 'training image')} to what each layer gave "
-        "before pruning."
+        f"After pruning, the weights left were fitted by least squares on {plural(fitted, 'training image')} to what "
+        "each layer gave before."
         if fitted
         else "",
-        f"Then its statistics of batch normalization were estimated anew, on {plural(measured, 'training image')}."
+        "Its statistics of batch normalization were estimated anew after pruning, on "
+        f"{plural(measured, 'training image')}."
         if measured
         else "",
     ]
