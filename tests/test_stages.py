@@ -92,7 +92,8 @@ def test_fine_tuning_on_labels_alone_has_no_teacher(
 def test_a_student_is_narrower_rounded_and_taught_by_the_base(
     fitted: list[dict[str, Any]], tiny: GoogLeNet, round_to: int | None
 ) -> None:
-    set_params(data={"val_per_class": 3}, distill={"width": 0.5, "round_to": round_to, "start": "base"})
+    student = {"width": 0.5, "round_to": round_to, "start": "base"}
+    set_params(data={"val_per_class": 3}, distill=student, prune={"reconstruction_images": 0})
     distill.main()
     (call,) = fitted
     before, after = (model.architecture.widths for model in (tiny, call["model"]))
@@ -102,6 +103,18 @@ def test_a_student_is_narrower_rounded_and_taught_by_the_base(
     if round_to is None:
         assert after == tuple(int(width * 0.5) for width in before)
     assert call["evaluate_first"]
+
+
+def test_a_student_that_starts_from_the_base_is_fitted_to_it_where_pruned_models_are(
+    fitted: list[dict[str, Any]],
+) -> None:
+    for num_images in (0, 8):
+        student = {"width": 0.5, "round_to": None, "start": "base"}
+        set_params(data={"val_per_class": 3}, distill=student, prune={"reconstruction_images": num_images})
+        distill.main()
+    as_it_was, fit_to_base = (call["model"] for call in fitted)
+    assert as_it_was.architecture == fit_to_base.architecture
+    assert (bias(as_it_was) != 0, bias(fit_to_base) != 0) == (False, True)
 
 
 def test_a_student_from_scratch_takes_over_the_normalization_alone(
