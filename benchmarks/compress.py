@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 from tabulate import tabulate
 
-from benchmarks.here import describe_cpu
+from benchmarks.here import setting
 from stages.lib.data import Images, read_images, split_validation
 from stages.lib.engines import OnnxEngine
 from stages.lib.errors import one_line_errors
@@ -80,7 +80,7 @@ def main() -> None:
 
     print(f"\n{len(validation)} validation images, the others calibrated on {len(calibration)} training images;")
     print(f"one image at a time, {params.profile.rounds} rounds of {params.profile.calls_per_round} calls in turns;")
-    print(f"{describe_cpu()}, {threads} threads, onnxruntime {version('onnxruntime')}\n")
+    print(f"{setting(threads)}\n")
     print(tabulate(table_rows(results), headers=HEADERS, tablefmt="github", disable_numparse=True))
 
 

@@ -8,11 +8,8 @@ A ratio is taken in each round; the median counts, and 5th to 95th percentile sa
 """
 
 import argparse
-import hashlib
 import importlib.util
 import json
-import platform
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -25,8 +22,8 @@ from tabulate import tabulate
 
 from stages.lib.engines import OnnxEngine
 from stages.lib.errors import one_line_errors
-from stages.lib.inference import open_session, read_model
-from stages.lib.measuring import CPU_FLAGS, Measurement, count_threads, measure
+from stages.lib.inference import open_session, read_evaluated
+from stages.lib.measuring import CPU_FLAGS, Measurement, count_threads, describe_cpu, measure
 from stages.lib.params import Precision, load_params, variant_name
 from stages.lib.wording import times
 
@@ -60,7 +57,7 @@ def main() -> None:
         }
         measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
     print(f"\none image at a time, {params.profile.rounds} rounds of {params.profile.calls_per_round} calls in turns;")
-    print(f"{describe_cpu()}, {threads} threads, onnxruntime {version('onnxruntime')}\n")
+    print(f"{setting(threads)}\n")
     rows = table_rows(measured, recorded, rounds=params.profile.rounds)
     print(tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True))
 
@@ -99,11 +96,8 @@ def refuse_others(models: Sequence[str], paths: Mapping[str, Path], *, exports: 
     for model in models:
         for precision in get_args(Precision):
             path = paths.get(variant_name(model, precision))
-            if path is None or path.parent == exports:
-                continue
-            evaluation = json.loads(Path(f"artifacts/evaluation/{model}-{precision}.json").read_text(encoding="utf-8"))
-            if hashlib.sha256(read_model(path)).hexdigest() != evaluation["file_sha256"]:
-                raise ValueError(f"{path} must hold the file that was evaluated, got another; run dvc repro")
+            if path is not None and path.parent != exports:
+                read_evaluated(path, Path(f"artifacts/evaluation/{model}-{precision}.json"))
 
 
 def export(model: str, path: Path) -> None:
@@ -151,16 +145,11 @@ def table_rows(
     return rows
 
 
-def describe_cpu() -> str:
-    """The CPU and those of its vector instructions that int8 depends on."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        text = ""
-    fields = dict(re.findall(r"^([\w ]+?)\s*:\s*(.+)$", text, re.MULTILINE))
-    name = fields.get("model name") or fields.get("Model") or platform.processor() or platform.machine()
-    flags = [flag for flag in (*CPU_FLAGS, DOT_PRODUCTS) if re.search(rf"\b{flag}\b", text)]
-    return " ".join([name, *flags])
+def setting(threads: int) -> str:
+    """What latencies here depend on: the CPU, those of its vector instructions that int8 needs, threads, version."""
+    cpu, instructions = describe_cpu()
+    flags = [flag for flag in (*CPU_FLAGS, DOT_PRODUCTS) if flag in instructions]
+    return f"{' '.join([cpu, *flags])}, {threads} threads, onnxruntime {version('onnxruntime')}"
 
 
 if __name__ == "__main__":

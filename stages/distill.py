@@ -33,7 +33,7 @@ def main() -> None:
             f"distill.width must leave a channel in every layer of the base, whose narrowest has "
             f"{min(base.architecture.widths)}, got {params.distill.width}; raise it"
         )
-    num_images = params.prune.reconstruction_images if params.distill.start == "base" else 0
+    num_images = params.distill.reconstruction_images if params.distill.start == "base" else 0
     narrow = prune_channels(
         base,
         ratio=1 - params.distill.width,

@@ -1,7 +1,6 @@
 """Measure what every variant costs on this machine, all of them side by side: `python -m stages.profile`."""
 
 import argparse
-import hashlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any, get_args
 from stages.lib.engines import EagerEngine, OnnxEngine
 from stages.lib.errors import one_line_errors
 from stages.lib.files import replacing
-from stages.lib.inference import read_model
+from stages.lib.inference import read_evaluated
 from stages.lib.measuring import Engine, Measurement, count_threads, describe_machine, measure
 from stages.lib.params import Precision, load_params, variant_name
 
@@ -34,10 +33,7 @@ def main() -> None:
                 if model in params.models.packed
                 else Path(f"artifacts/{precision}/{model}.onnx")
             )
-            onnx_file = read_model(path)
-            evaluation = json.loads(Path(f"artifacts/evaluation/{model}-{precision}.json").read_text(encoding="utf-8"))
-            if hashlib.sha256(onnx_file).hexdigest() != evaluation["file_sha256"]:
-                raise ValueError(f"{path} must hold the file that was evaluated, got another; run dvc repro")
+            onnx_file = read_evaluated(path, Path(f"artifacts/evaluation/{model}-{precision}.json"))
             onnx_bytes[variant_name(model, precision)] = len(onnx_file)
             engines[variant_name(model, precision)] = partial(OnnxEngine, path, threads)
     print(f"measuring {len(engines)} engines, threads: {threads}", flush=True)

@@ -157,6 +157,20 @@ def test_machine_names_its_cpu_and_versions() -> None:
     assert isinstance(machine["avx2"], bool)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model name\t: Some CPU\nflags\t\t: fpu avx2\n", ["fpu", "avx2"]),
+        ("Features\t: fp asimddp\n\nModel\t\t: Some CPU\n", ["fp", "asimddp"]),
+    ],
+)
+def test_instructions_are_read_on_x86_and_on_arm(
+    text: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring.Path, "read_text", lambda *_, **__: text)
+    assert measuring.describe_cpu() == ("Some CPU", expected)
+
+
 def test_memory_growth_keeps_the_peak() -> None:
     growth = MemoryGrowth()
     # Straight from the system: the heap may have kept what earlier tests freed.

@@ -21,7 +21,7 @@ from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.inference import classify, open_session
 from stages.lib.lowrank import factorize
 from stages.lib.pruning import prune_weights
-from stages.lib.quantization import choose_calibration, quantize_onnx
+from stages.lib.quantization import choose_calibration
 
 REPOSITORY = Path(__file__).parents[1]
 CLASSES = tuple(f"class {i}" for i in range(10))
@@ -64,11 +64,13 @@ def quantized(
     fp32_path: Path, images: np.ndarray, *, method: str, bias_correction: bool = False, reduce_range: bool = True
 ) -> Path:
     path = fp32_path.with_name(f"{fp32_path.stem}-{method}-{bias_correction}-{reduce_range}.onnx")
-    quantize_onnx(
+    choose_calibration(
         fp32_path,
         path,
         calibration=images,
-        method=method,  # type: ignore[arg-type]
+        validation=Images(images, np.arange(len(images)) % len(CLASSES), CLASSES),
+        methods=[method],  # type: ignore[list-item]
+        counts=[len(images)],
         bias_correction=bias_correction,
         reduce_range=reduce_range,
     )

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stages.lib import reconstruction
 from stages.lib.googlenet import GoogLeNet
@@ -29,6 +29,23 @@ def test_zeros_stay_and_the_rest_comes_nearer_to_the_original(tiny: GoogLeNet, m
         if isinstance(layer, nn.Conv2d | nn.Linear):
             assert torch.equal(layer.weight == 0, unfitted.weight == 0)
             assert torch.equal(unfitted.weight, unchanged.weight)
+
+
+def test_a_layer_keeps_its_mean_with_a_bias_and_without(tiny: GoogLeNet) -> None:
+    pruned, images = prune_weights(tiny, sparsity=0.5), torch.rand(32, 3, 32, 32)
+    fitted = reconstruct(tiny, pruned, images)
+
+    def means(model: GoogLeNet, name: str) -> Tensor:
+        found: list[Tensor] = []
+        layer = model.get_submodule(f"{name}.1")  # the batch normalization
+        handle = layer.register_forward_hook(lambda *event: found.append(event[2].mean(dim=(0, 2, 3))))
+        model(images)
+        handle.remove()
+        return found[0]
+
+    for name in ("stem.0", "stem.2", "blocks.0.branch1"):  # those of the stem have no biases
+        assert not torch.allclose(means(pruned, name), means(tiny, name), atol=1e-2)
+        assert torch.allclose(means(fitted, name), means(tiny, name), atol=1e-4)
 
 
 def test_a_channel_takes_over_from_its_removed_twin(tiny: GoogLeNet) -> None:

@@ -1025,7 +1025,6 @@ def test_each_setting_of_pruning_is_told_as_it_is() -> None:
     change_params("prune", sparsity_scope="lamp", reconstruction_images=0, batch_norm_images=0)
     text = render_report(results())
     assert "smallest magnitude beside the larger ones of their layer (LAMP)" in paragraph(text, "unstructured")
-    assert "the channels of `base` of largest norm, with statistics" in paragraph(text, "distilled")
     for model in ("structured", "unstructured"):
         assert "least squares" not in paragraph(text, model)
         assert "estimated anew" not in paragraph(text, model)
@@ -1036,8 +1035,16 @@ def test_least_squares_and_lamp_are_cited_where_they_were_used() -> None:
     text = render_report(results())
     assert [source in text for source in ("2010.07611", "1707.06168", "2301.00774")] == [True] * 3
     change_params("prune", sparsity_scope="global", reconstruction_images=0)
+    change_params("distill", reconstruction_images=1)
+    text = render_report(results())
+    assert [source in text for source in ("2010.07611", "1707.06168", "2301.00774")] == [False, True, False]
+    assert "fitted by least squares to what each layer of `base` gives and with statistics" in paragraph(
+        text, "distilled"
+    )
+    change_params("distill", reconstruction_images=0)
     text = render_report(results())
     assert not any(source in text for source in ("2010.07611", "1707.06168", "2301.00774"))
+    assert "the channels of `base` of largest norm, with statistics" in paragraph(text, "distilled")
 
 
 @pytest.mark.parametrize(("flag", "told"), [(None, True), ("avx_vnni", False), ("avx512_vnni", False)])

@@ -1,5 +1,6 @@
 """One step of training."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,17 @@ def test_the_loss_is_that_of_smoothed_labels_and_of_the_teacher_at_rest(
     assert torch.allclose(loss, expected)
     gradients = (torch.autograd.grad(value, training.model.linear.weight)[0] for value in (loss, expected))
     assert torch.allclose(*gradients, atol=1e-6)
+
+
+def test_two_classes_need_a_loss_that_two_logits_can_teach(tiny: GoogLeNet, images: Images, demo: Params) -> None:
+    two = replace(images, classes=("ant", "bee"))
+    losses = (demo.finetune.distillation.model_copy(update={"loss": loss}) for loss in ("kd", "standardized_kd"))
+    recipes = (demo.finetune.model_copy(update={"device": "cpu", "distillation": loss}) for loss in losses)
+    kd, standardized = recipes
+    Run(tiny, two, recipe=kd, teacher=tiny)
+    Run(tiny, images, recipe=standardized, teacher=tiny)
+    with pytest.raises(ValueError, match="kd or none for 2 classes, got standardized_kd"):
+        Run(tiny, two, recipe=standardized, teacher=tiny)
 
 
 def test_every_epoch_shows_each_image_once_in_an_order_of_its_own(

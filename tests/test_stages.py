@@ -93,7 +93,7 @@ def test_a_student_is_narrower_rounded_and_taught_by_the_base(
     fitted: list[dict[str, Any]], tiny: GoogLeNet, round_to: int | None
 ) -> None:
     student = {"width": 0.5, "round_to": round_to, "start": "base"}
-    set_params(data={"val_per_class": 3}, distill=student, prune={"reconstruction_images": 0})
+    set_params(data={"val_per_class": 3}, distill=student | {"reconstruction_images": 0})
     distill.main()
     (call,) = fitted
     before, after = (model.architecture.widths for model in (tiny, call["model"]))
@@ -105,12 +105,12 @@ def test_a_student_is_narrower_rounded_and_taught_by_the_base(
     assert call["evaluate_first"]
 
 
-def test_a_student_that_starts_from_the_base_is_fitted_to_it_where_pruned_models_are(
+def test_a_student_that_starts_from_the_base_is_fitted_to_it_where_asked_for(
     fitted: list[dict[str, Any]],
 ) -> None:
     for num_images in (0, 8):
-        student = {"width": 0.5, "round_to": None, "start": "base"}
-        set_params(data={"val_per_class": 3}, distill=student, prune={"reconstruction_images": num_images})
+        student = {"width": 0.5, "round_to": None, "start": "base", "reconstruction_images": num_images}
+        set_params(data={"val_per_class": 3}, distill=student)
         distill.main()
     as_it_was, fit_to_base = (call["model"] for call in fitted)
     assert as_it_was.architecture == fit_to_base.architecture

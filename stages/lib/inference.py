@@ -1,6 +1,7 @@
 """ONNX models run by ONNX Runtime on the CPU. Nothing here imports torch."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,18 @@ def read_model(path: Path) -> bytes:
         ValueError: If a packed file is damaged.
     """
     return unpack(path.read_bytes()) if path.suffix == PACKED else path.read_bytes()
+
+
+def read_evaluated(path: Path, evaluation: Path) -> bytes:
+    """The bytes of an ONNX file, restored if it is packed, that `stages.evaluate` recorded in `evaluation`.
+
+    Raises:
+        ValueError: If a packed file is damaged, or another file was evaluated.
+    """
+    model = read_model(path)
+    if hashlib.sha256(model).hexdigest() != json.loads(evaluation.read_text(encoding="utf-8"))["file_sha256"]:
+        raise ValueError(f"{path} must hold the file that was evaluated, got another; run dvc repro")
+    return model
 
 
 def file_sha256(path: Path) -> str:

@@ -138,6 +138,7 @@ class Student(StudentRecipe):
     round_to: Count | None = Field(description="Channel counts become the nearest multiple of this")
     stem_pool: bool = Field(description="false pays in MACs, not in bytes")
     start: Literal["scratch", "base"] = Field(description="Random weights, or the base's channels of largest norm")
+    reconstruction_images: NonNegativeInt = Field(description="start base: as prune.reconstruction_images")
 
 
 class Models(Section):
@@ -194,8 +195,8 @@ class Prune(Section):
         description="unstructured: share before fine-tuning, which raises it to sparsity; null for all at once"
     )
     reconstruction_images: NonNegativeInt = Field(
-        description="Training images on which the weights left are fitted to what each layer gave before pruning, also "
-        "where a student starts from the base; 0 for none, 512 take 3 GB of memory"
+        description="Training images on which the weights left are fitted to what each layer gave before; 0 for none, "
+        "512 take 3 GB of memory"
     )
     batch_norm_images: NonNegativeInt = Field(
         description="Training images that re-estimate the statistics of batch normalization after pruning, 0 for none"

@@ -32,32 +32,6 @@ Method = Literal["minmax", "percentile", "entropy"]
 VALIDATION_BATCH = 100
 
 
-def quantize_onnx(
-    fp32_path: Path,
-    int8_path: Path,
-    *,
-    calibration: np.ndarray,
-    method: Method,
-    bias_correction: bool,
-    reduce_range: bool,
-) -> None:
-    """Quantize what `export_onnx` wrote: int8 weights per output channel, uint8 activations per tensor.
-
-    Unsigned activations and signed weights, because ONNX Runtime then runs the whole net in int8 on x86. With signed
-    activations it falls back to float for every MaxPool and many convolutions, and takes 1.7 times as long.
-
-    Args:
-        calibration: Images that set the range of each activation, uint8 (N, 32, 32, 3), N at least 1.
-        method: The range is all values, all but rare ones, or the one that loses the least information.
-        bias_correction: Make up in the biases for the mean error of rounded weights on these images.
-        reduce_range: Use 7 bits for weights. CPUs without VNNI add pairs of products in 16 bits, which overflow else.
-    """
-    with _prepared(fp32_path) as prepared:
-        for _, ranges in activation_ranges(prepared, calibration, counts=[len(calibration)], method=method):
-            images = calibration if bias_correction else None
-            write_onnx(_quantized(prepared, ranges, bias_images=images, reduce_range=reduce_range), int8_path)
-
-
 def choose_calibration(
     fp32_path: Path,
     int8_path: Path,
@@ -69,14 +43,19 @@ def choose_calibration(
     bias_correction: bool,
     reduce_range: bool,
 ) -> dict[str, Any]:
-    """Quantize as `quantize_onnx` does, in several ways, and write what errs least on the validation images.
+    """Quantize what `export_onnx` wrote in several ways, and write what errs least on the validation images.
 
-    Of equally good ones it is that with the fewest calibration images, then that with the first method.
+    Of equally good ones it is that with the fewest calibration images, then that with the first method. Weights are
+    int8 per output channel, activations uint8 per tensor: ONNX Runtime then runs the whole net in int8 on x86. With
+    signed activations it falls back to float for every MaxPool and many convolutions, and takes 1.7 times as long.
 
     Args:
-        calibration: Images in random order, uint8 (N, 32, 32, 3); of these the first ones are used.
-        methods: Each is tried with each of `counts`.
+        calibration: Images in random order, uint8 (N, 32, 32, 3), N at least 1; of these the first ones are used.
+        methods: Each is tried with each of `counts`. The range of an activation is all its values, all but rare ones,
+            or the one that loses the least information.
         counts: Numbers of calibration images; N stands for those above it.
+        bias_correction: Make up in the biases for the mean error of rounded weights on these images.
+        reduce_range: Use 7 bits for weights. CPUs without VNNI add pairs of products in 16 bits, which overflow else.
 
     Returns:
         `calibration_method`, `calibration_images`, `bias_correction` and `val_error_pct` of the written model,

@@ -22,8 +22,8 @@ def reconstruct(original: GoogLeNet, pruned: GoogLeNet, images: Tensor) -> GoogL
     """Refit the weights that are not zero, layer by layer from the input on.
 
     A layer reads what the layers before it give now, and is to give what it gave in `original`: least squares over all
-    positions of all images, with a ridge towards the weights as they are. Biases follow; statistics of batch
-    normalization stay.
+    positions of all images, with a ridge towards the weights as they are. Biases follow or, where a layer has none,
+    the means of its batch normalization.
 
     Args:
         original: The network before pruning.
@@ -47,7 +47,12 @@ def _refitting(whole: nn.Module) -> Callable[[nn.Module, tuple[Tensor], Tensor],
 
     def hook(layer: nn.Module, inputs: tuple[Tensor], _: Tensor) -> Tensor:
         before, now = inputs[0].chunk(2)
-        _refit(_linear_part(layer), now, _linear_part(whole), before)
+        part = _linear_part(layer)
+        shift = _refit(part, now, _linear_part(whole), before)
+        if part.bias is not None:
+            part.bias.copy_(shift)
+        elif isinstance(layer, ConvBN):
+            layer[1].get_buffer("running_mean").sub_(shift)
         return torch.cat([whole(before), layer.forward(now)])
 
     return hook
@@ -59,8 +64,8 @@ def _linear_part(layer: nn.Module) -> nn.Conv2d | nn.Linear:
     return part
 
 
-def _refit(layer: nn.Conv2d | nn.Linear, now: Tensor, whole: nn.Conv2d | nn.Linear, before: Tensor) -> None:
-    """Least squares: `layer(now)` near to `whole(before)`."""
+def _refit(layer: nn.Conv2d | nn.Linear, now: Tensor, whole: nn.Conv2d | nn.Linear, before: Tensor) -> Tensor:
+    """Least squares: `layer(now)` near to `whole(before)`, by its weights and the returned bias, (out,)."""
     weight = layer.weight.flatten(1).double()  # (out, in)
     second, cross = weight.new_zeros(weight.shape[1], weight.shape[1]), weight.new_zeros(weight.shape[::-1])
     mean, target_mean = weight.new_zeros(weight.shape[1]), weight.new_zeros(len(weight))
@@ -89,8 +94,7 @@ def _refit(layer: nn.Conv2d | nn.Linear, now: Tensor, whole: nn.Conv2d | nn.Line
         factor = torch.linalg.cholesky(second[inputs][:, inputs])
         fitted[outputs[:, None], inputs] = torch.cholesky_solve(cross[inputs][:, outputs], factor).T
     layer.weight.copy_(fitted.view_as(layer.weight))
-    if layer.bias is not None:
-        layer.bias.copy_(target_mean - fitted @ (mean + origin))
+    return target_mean - fitted @ (mean + origin)
 
 
 def _read(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:

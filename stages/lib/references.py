@@ -61,15 +61,11 @@ def references(results: Results) -> str:
 
 def _refitted(results: Results) -> set[str]:
     """What was refitted: channels, single weights, both or neither."""
-    params, models = results.params, set(results.models)
-    if not params.prune.reconstruction_images:
-        return set()
-    pruned = models & set(params.models.pruned)
-    loses_channels = "structured" in pruned or ("distilled" in models and params.distill.start == "base")
-    return {
-        *(["channels_refitted"] if loses_channels else []),
-        *(["weights_refitted"] if "unstructured" in pruned else []),
-    }
+    prune, distill = results.params.prune, results.params.distill
+    fitted = set(results.models) & set(results.params.models.pruned) if prune.reconstruction_images else set()
+    if "distilled" in results.models and distill.start == "base" and distill.reconstruction_images:
+        fitted.add("distilled")
+    return {"weights_refitted" if model == "unstructured" else "channels_refitted" for model in fitted}
 
 
 def rises_gradually(results: Results) -> bool:

@@ -24,6 +24,7 @@ from stages.lib.wording import (
 )
 
 BUSY = 3  # times as long as its quick calls take the slow ones of a machine with other work
+PROFILE_AGAIN = "dvc repro --force --single-item profile report"
 REPRODUCE = """\
 ```sh
 dvc repro                          # runs what is out of date and writes this report
@@ -58,8 +59,8 @@ def render_report(results: Results) -> str:
         "same images, so only those that one of them alone misses count. That is the noise of the choice of test "
         "images; training again from another seed would move errors too, by how much was not measured. A difference in "
         f"latency below {percent(SAME_LATENCY)}, within this one profile, counts as none.{_same_graph(results)} "
-        "Profiles of different hours can differ by more: make another (`dvc repro --force --single-item profile`) "
-        "before you rely on a small difference.",
+        f"Profiles of different hours can differ by more: make another (`{PROFILE_AGAIN}`) before you rely on a small "
+        "difference.",
         *_channels(results),
         "## Beside the original report",
         original_table(results),
@@ -113,7 +114,7 @@ def _busy_warning(results: Results) -> list[str]:
     return [
         f"**The machine was busy during the profile:** calls of `base` took {significant(cost.latency_cpu_p5_ms)} to "
         f"{significant(cost.latency_cpu_p95_ms)} ms (5th to 95th percentile). Don't rely on the latencies here, nor on "
-        "their ratios; make another profile when it is quiet (`dvc repro --force --single-item profile report`)."
+        f"their ratios; make another profile when it is quiet (`{PROFILE_AGAIN}`)."
     ]
 
 

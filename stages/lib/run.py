@@ -56,6 +56,12 @@ class Run:
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.teacher = None
         if teacher is not None:
+            assert isinstance(recipe, StudentRecipe)
+            if len(train.classes) == 2 and recipe.distillation.loss == "standardized_kd":
+                raise ValueError(
+                    "distillation.loss must be kd or none for 2 classes, got standardized_kd: standardized, two logits "
+                    "tell only which is larger; change it under finetune and distill"
+                )
             self.teacher = copy.deepcopy(teacher).to(self.device).to(memory_format=torch.channels_last)
             self.teacher.eval().requires_grad_(False)
         # The same module, unless several processes share its gradients.

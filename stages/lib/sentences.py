@@ -155,8 +155,8 @@ def _lowrank(results: Results, variant: Variant) -> list[str]:
 
 
 def _distilled(results: Results, variant: Variant) -> list[str]:
-    distill, prune, base = results.params.distill, results.params.prune, results.variant("base")
-    fitted = " fitted by least squares to what each layer of `base` gives and" if prune.reconstruction_images else ""
+    distill, base = results.params.distill, results.variant("base")
+    fitted = " fitted by least squares to what each layer of `base` gives and" if distill.reconstruction_images else ""
     start = (
         "random weights"
         if distill.start == "scratch"
