@@ -46,11 +46,11 @@ def render_report(results: Results) -> str:
         promises_section(results),
         "## All variants",
         variants_table(results),
-        "Differences and ratios are to `base` in fp32, in this run. A latency is the median of all calls; how many "
-        "times as fast is the median of the ratios in each round, so that it can differ from the ratio of the "
-        "latencies beside it. Both have their 5th to 95th percentile in parentheses. Parameters of an int8 variant are "
-        "those of the model that it was made from. Latency and memory have two digits; at another hour the same "
-        "machine can differ by more, in ratios too. "
+        "Differences and ratios are to `base` in fp32, in this run; ratios are rounded down, so that none looks like a "
+        "goal that it misses. A latency is the median of all calls; how many times as fast is the median of the ratios "
+        "in each round, so that it can differ from the ratio of the latencies beside it. Both have their 5th to 95th "
+        "percentile in parentheses. Parameters of an int8 variant are those of the model that it was made from. "
+        "Latency and memory have two digits; at another hour the same machine can differ by more, in ratios too. "
         f"File is what ships{_packed(results)}; Packed is what its ONNX file has when packed, be it shipped so or not. "
         f"1 MB is a million bytes.{_top5(results)}",
         "## What each method costs and gains",
