@@ -1,16 +1,18 @@
 """Training speed of our loop against the customary one, side by side: `make bench-train`.
 
 The customary loop is a DataLoader with workers, torchvision's transforms image by image, the default memory layout and
-fp32. Both train the full GoogLeNet on the same random 32 x 32 images with crops and flips. Each has a process of its
-own, since ours changes how its process keeps memory. They take turns, so that a busy moment of the machine hits both;
-a ratio is taken in each round, and the spread is over rounds. A row of the CPU's table is the loop as its preset uses
-it, with small images first: what an epoch costs there, averaged over the run. The last rows say how far there is to go:
-large matrix products of as many multiply-accumulates as a step has, counted as its images.
+fp32. Both train the full GoogLeNet on the same random 32 x 32 images with crops and flips, in batches of the device's
+preset. Each has a process of its own, since ours changes how its process keeps memory. They take turns, so that a busy
+moment of the machine hits both; a ratio is taken in each round, and the spread is over rounds. A row of the CPU's table
+is the loop as its preset uses it, with small images first: what an epoch costs there, averaged over the run. The last
+rows say how far there is to go: large matrix products of as many multiply-accumulates as a step has, counted as its
+images.
 """
 
 import argparse
 import itertools
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -33,16 +35,18 @@ from stages.lib.params import load_params
 from stages.lib.run import Run
 
 ROUNDS = 5
-STEPS = {"cpu": 4, "cuda": 100}  # of a round
+STEPS = {"cpu": 4, "cuda": 40}  # of a round
 STEPS_OF_PRESET = 10  # of a round, evenly spaced over a run, so that each image size has its share
-BATCH_SIZE = 128
-NUM_IMAGES = BATCH_SIZE * 200
-NUM_WORKERS = 2
+NUM_IMAGES = 128 * 200
+NUM_WORKERS = min(8, os.cpu_count() or 1)
 SIDE = 4096  # of the matrices
 CUSTOMARY = "customary, fp32"
+COMPILED = "ours, bf16, compiled"
 PRESET = "ours, as in cpu.yaml"
 
-RECIPE = load_params(Path("presets/cpu.yaml")).train.model_copy(update={"batch_size": BATCH_SIZE, "epochs": 100})
+CPU_RECIPE = load_params(Path("presets/cpu.yaml")).train.model_copy(update={"epochs": 100})
+GPU_RECIPE = load_params(Path("presets/gpu.yaml")).train.model_copy(update={"augmentation": CPU_RECIPE.augmentation})
+RECIPES = {"cpu": CPU_RECIPE, "cuda": GPU_RECIPE}  # with the augmentation of the customary loop
 
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
@@ -73,7 +77,11 @@ def customary(images: Images, device: torch.device) -> Callable[[], None]:
     model = new_model().to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
     loader = DataLoader(
-        Pictures(images), BATCH_SIZE, shuffle=True, num_workers=NUM_WORKERS, pin_memory=device.type == "cuda"
+        Pictures(images),
+        RECIPES[device.type].batch_size,
+        shuffle=True,
+        num_workers=NUM_WORKERS,
+        pin_memory=device.type == "cuda",
     )
 
     def endless() -> Iterator[list[torch.Tensor]]:
@@ -92,24 +100,25 @@ def customary(images: Images, device: torch.device) -> Callable[[], None]:
     return step
 
 
-def ours(images: Images, device: torch.device, precision: str) -> Callable[[], None]:
-    """A function that makes one step of our loop, on whole images."""
-    recipe = RECIPE.model_copy(update={"device": device.type, "precision": precision, "image_sizes": {32: 1}})
+def ours(images: Images, device: torch.device, **changes: object) -> Callable[[], None]:
+    """A function that makes one step of our loop, on whole images, with `changes` to the recipe of the preset."""
+    whole = {"device": device.type, "image_sizes": {32: 1}}
+    recipe = RECIPES[device.type].model_copy(update=whole | changes)
     run = Run(new_model(), images, recipe=recipe, keep_zeros=False)
     steps = iter(range(run.num_steps))
     return lambda: run.train_step(next(steps))
 
 
-def ours_as_preset(images: Images, device: torch.device) -> Callable[[], None]:
+def ours_as_preset(images: Images, _device: torch.device) -> Callable[[], None]:
     """A function that makes one step of our loop, on images of the preset's sizes in turns."""
-    run = Run(new_model(), images, recipe=RECIPE.model_copy(update={"device": device.type}), keep_zeros=False)
+    run = Run(new_model(), images, recipe=CPU_RECIPE.model_copy(update={"device": "cpu"}), keep_zeros=False)
     steps = itertools.cycle(range(0, run.num_steps, run.num_steps // STEPS_OF_PRESET))
     return lambda: run.train_step(next(steps))
 
 
 def products(device: torch.device, precision: torch.dtype) -> Callable[[], None]:
     """A function that multiplies two matrices, with the multiply-accumulates of one step: thrice the forward pass's."""
-    macs = 3 * BATCH_SIZE * count_macs(new_model().eval(), torch.zeros(1, 3, 32, 32))
+    macs = 3 * RECIPES[device.type].batch_size * count_macs(new_model().eval(), torch.zeros(1, 3, 32, 32))
     left = torch.randn(SIDE, SIDE, dtype=precision, device=device)
     right = torch.randn(SIDE, macs // SIDE**2, dtype=precision, device=device)
     result = left @ right
@@ -133,7 +142,7 @@ def images_per_s(step: Callable[[], None], device: torch.device, num_steps: int)
         step()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return num_steps * BATCH_SIZE / (time.perf_counter() - start)
+    return num_steps * RECIPES[device.type].batch_size / (time.perf_counter() - start)
 
 
 def random_images() -> Images:
@@ -145,8 +154,9 @@ def random_images() -> Images:
 
 LOOPS: dict[str, Callable[[Images, torch.device], Callable[[], None]]] = {
     CUSTOMARY: customary,
-    "ours, fp32": lambda images, device: ours(images, device, "fp32"),
-    "ours, bf16": lambda images, device: ours(images, device, "bf16"),
+    "ours, fp32": lambda images, device: ours(images, device, precision="fp32", compile=False),
+    "ours, bf16": lambda images, device: ours(images, device, precision="bf16", compile=False),
+    COMPILED: lambda images, device: ours(images, device, precision="bf16", compile=True),
     PRESET: ours_as_preset,
     "matrix products, fp32": lambda _, device: products(device, torch.float32),
     "matrix products, bf16": lambda _, device: products(device, torch.bfloat16),
@@ -169,40 +179,47 @@ def measure(device: str) -> dict[str, list[float]]:
     context = multiprocessing.get_context("spawn")
     connections = {}
     native = pick_precision("auto", torch.device(device)) == torch.bfloat16
-    loops = [loop for loop in LOOPS if native or "bf16" not in loop]  # emulated, it takes minutes a step
-    if device != "cpu":
-        loops.remove(PRESET)
+    unwanted = COMPILED if device == "cpu" else PRESET
+    # Emulated, bf16 takes minutes a step.
+    loops = [loop for loop in LOOPS if loop != unwanted and (native or "bf16" not in loop)]
     for loop in loops:
         connections[loop], theirs = context.Pipe()
         context.Process(target=serve, args=(loop, device, theirs)).start()
         theirs.close()  # so that the death of the process ends the connection
-    speeds: dict[str, list[float]] = {loop: [] for loop in loops}
     try:
-        for round_ in range(1 + ROUNDS):
+        for connection in connections.values():  # a round to warm up, all at once
+            connection.send(None)
+        for connection in connections.values():
+            connection.recv()
+        speeds: dict[str, list[float]] = {loop: [] for loop in loops}
+        for _ in range(ROUNDS):
             for loop, connection in connections.items():
                 connection.send(None)
-                speed = connection.recv()
-                if round_:  # the first one warms up
-                    speeds[loop].append(speed)
+                speeds[loop].append(connection.recv())
     finally:
         for connection in connections.values():
             connection.close()  # which ends the processes
     return speeds
 
 
+def print_table(device: str, speeds: dict[str, list[float]]) -> None:
+    """Print the median speed of each loop, and its ratio to the customary one's."""
+    rows = []
+    for loop, values in speeds.items():
+        ratios = [value / other for value, other in zip(values, speeds[CUSTOMARY], strict=True)]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        rows.append((loop, f"{statistics.median(values):,.0f}", spread))
+    name = f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name()
+    steps = f"{STEPS[device]} steps" + (f" ({STEPS_OF_PRESET} as in cpu.yaml)" if PRESET in speeds else "")
+    batch_size = RECIPES[device].batch_size
+    print(f"\n{device}, {name}: batches of {batch_size}, {ROUNDS} rounds of {steps} in turns, {NUM_WORKERS} workers")
+    print(tabulate(rows, headers=("loop", "images/s", "ratio (spread)"), tablefmt="github", disable_numparse=True))
+
+
 def main() -> None:
     """Print a table for each device there is."""
-    for name in ["cpu"] + ["cuda"] * torch.cuda.is_available():
-        speeds = measure(name)
-        rows = []
-        for loop, values in speeds.items():
-            ratios = [value / other for value, other in zip(values, speeds[CUSTOMARY], strict=True)]
-            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            rows.append((loop, f"{statistics.median(values):,.0f}", spread))
-        threads = f"{torch.get_num_threads()} threads" if name == "cpu" else torch.cuda.get_device_name()
-        steps = f"{STEPS[name]} steps" + (f" ({STEPS_OF_PRESET} as in cpu.yaml)" if PRESET in speeds else "")
-        print(f"\n{name}, {threads}: batches of {BATCH_SIZE}, {ROUNDS} rounds of {steps} in turns")
-        print(tabulate(rows, headers=("loop", "images/s", "ratio (spread)"), tablefmt="github", disable_numparse=True))
+    for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+        print_table(device, measure(device))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from stages.lib.run import Run
 from stages.lib.sparsity import RisingSparsity
 
 SAVE_EVERY_S = 120
+SAVE_AFTER_EPOCH_S = 15  # on a GPU an epoch can take a second or two, and saving costs a tenth of that
 
 Curve = list[dict[str, Any]]
 
@@ -148,7 +149,7 @@ def fit(
                 progress.report(**row)
                 progress.start_epoch()
                 curve.append(row)
-            if position == 0 or time.monotonic() - last_save > SAVE_EVERY_S:
+            if time.monotonic() - last_save > (SAVE_EVERY_S if position else SAVE_AFTER_EPOCH_S):
                 save()
                 last_save = time.monotonic()
         if any_of_them(stop()):
