@@ -41,7 +41,7 @@ NUM_IMAGES = 128 * 200
 NUM_WORKERS = min(8, os.cpu_count() or 1)
 SIDE = 4096  # of the matrices
 CUSTOMARY = "customary, fp32"
-COMPILED = "ours, bf16, compiled"
+AS_GRAPH = "ours, bf16, as a CUDA graph"
 PRESET = "ours, as in cpu.yaml"
 
 CPU_RECIPE = load_params(Path("presets/cpu.yaml")).train.model_copy(update={"epochs": 100})
@@ -154,9 +154,9 @@ def random_images() -> Images:
 
 LOOPS: dict[str, Callable[[Images, torch.device], Callable[[], None]]] = {
     CUSTOMARY: customary,
-    "ours, fp32": lambda images, device: ours(images, device, precision="fp32", compile=False),
-    "ours, bf16": lambda images, device: ours(images, device, precision="bf16", compile=False),
-    COMPILED: lambda images, device: ours(images, device, precision="bf16", compile=True),
+    "ours, fp32": lambda images, device: ours(images, device, precision="fp32", cuda_graph=False),
+    "ours, bf16": lambda images, device: ours(images, device, precision="bf16", cuda_graph=False),
+    AS_GRAPH: lambda images, device: ours(images, device, precision="bf16", cuda_graph=True),
     PRESET: ours_as_preset,
     "matrix products, fp32": lambda _, device: products(device, torch.float32),
     "matrix products, bf16": lambda _, device: products(device, torch.bfloat16),
@@ -179,7 +179,7 @@ def measure(device: str) -> dict[str, list[float]]:
     context = multiprocessing.get_context("spawn")
     connections = {}
     native = pick_precision("auto", torch.device(device)) == torch.bfloat16
-    unwanted = COMPILED if device == "cpu" else PRESET
+    unwanted = AS_GRAPH if device == "cpu" else PRESET
     # Emulated, bf16 takes minutes a step.
     loops = [loop for loop in LOOPS if loop != unwanted and (native or "bf16" not in loop)]
     for loop in loops:

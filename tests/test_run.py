@@ -25,6 +25,21 @@ def recipe(demo: Params) -> Recipe:
     return demo.train.model_copy(update=changes | {"augmentation": settings})
 
 
+@pytest.mark.gpu
+def test_a_cuda_graph_trains_as_single_launches_do(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    settings = {"device": "cuda", "precision": "fp32", "deterministic": True}
+    trained = []
+    for cuda_graph in (False, True):
+        training = Run(tiny, images, recipe=recipe.model_copy(update=settings | {"cuda_graph": cuda_graph}))
+        for step in range(training.num_steps):  # of two image sizes
+            training.train_step(step)
+        trained.append(training.tensors())
+    launched, replayed = trained
+    assert all(torch.allclose(replayed[name], tensor, rtol=1e-3, atol=1e-4) for name, tensor in launched.items())
+
+
 def test_weights_alone_decay(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
     groups = Run(tiny, images, recipe=recipe.model_copy(update={"weight_decay": 0.5})).optimizers[0].param_groups
     for group in groups:

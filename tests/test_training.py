@@ -20,7 +20,14 @@ from stages.lib.devices import pick_precision
 from stages.lib.googlenet import GoogLeNet
 from stages.lib.params import Params, Recipe, StudentRecipe
 from stages.lib.pruning import prune_weights
+from stages.lib.resume import ResumeFile
 from stages.lib.sparsity import RisingSparsity
+
+
+@pytest.fixture(autouse=True)
+def every_epoch_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it had taken minutes."""
+    monkeypatch.setattr(training, "SAVE_AFTER_EPOCH_S", 0)
 
 
 @pytest.fixture
@@ -151,6 +158,17 @@ def test_another_parameter_does_not_take_up_an_old_state(
     other = training.fit(tiny, images, images, recipe=recipe.model_copy(update={"lr": 0.01}))
     assert first.resume_file.path != other.resume_file.path
     assert "going on" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("wait_s", "expected"), [(0.0, [3, 6]), (1000.0, [])])
+def test_an_epoch_is_saved_unless_one_was_a_moment_ago(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, wait_s: float, expected: list[int]
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(training, "SAVE_AFTER_EPOCH_S", wait_s)
+    monkeypatch.setattr(ResumeFile, "save", lambda _, __, state: steps.append(state["step"]))
+    training.fit(tiny, images, images, recipe=recipe)
+    assert steps == expected
 
 
 def test_a_broken_resume_file_starts_over(

@@ -80,7 +80,7 @@ class Recipe(Section):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the device computes in it")
     deterministic: bool = Field(description="On CUDA: the same bits in every run, somewhat slower; a CPU always is")
-    compile: bool = Field(description="torch.compile on CUDA; never on a CPU, where it gains nothing")
+    cuda_graph: bool = Field(description="Record a step's kernels once and launch them together; CUDA, one process")
     seed: Annotated[int, Field(ge=0, lt=1 << 63)]
     epochs: Count
     batch_size: Annotated[int, Field(ge=2, description="Over all processes, if torchrun started several")]

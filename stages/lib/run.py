@@ -21,6 +21,8 @@ from stages.lib.muon import Muon
 from stages.lib.params import Recipe, StudentRecipe
 from stages.lib.sparsity import RisingSparsity, magnitude_masks
 
+WARM_UP = 3  # steps before a CUDA graph is recorded, in which cuDNN tries out its algorithms
+
 
 class Run:
     """The tensors of one training, on its device, and one step of it."""
@@ -69,9 +71,9 @@ class Run:
         if num_processes() > 1:
             synchronize_batch_norm(self.model)
             self._forward = DistributedDataParallel(self.model, forward_sync_buffers=False)
-        self._loss = self._batch_loss
-        if recipe.compile and self.device.type == "cuda":
-            self._loss = torch.compile(self._batch_loss, dynamic=False)
+        # The processes of DistributedDataParallel talk to each other during a step.
+        self._replays = recipe.cuda_graph and self.device.type == "cuda" and num_processes() == 1
+        self._graph: torch.cuda.CUDAGraph | None = None
         weights = [weight for weight in self.model.parameters() if weight.dim() > 1]
         others = [weight for weight in self.model.parameters() if weight.dim() <= 1]
         # Masks of the weights that stay zero; a list of detached views, as the foreach functions want it.
@@ -127,15 +129,13 @@ class Run:
                 group["lr"] = self.lr(step) * (optimizer.defaults["lr"] / self.recipe.lr)
         if num_processes() > 1:  # each augments the whole batch, so that the shares are those of one process
             images, targets = (whole.chunk(num_processes())[rank()] for whole in (images, targets))
-        loss = self._loss(images, targets)
-        self.model.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._replay(images, targets) if self._replays else self._gradients(images, targets)
         for scale in self._scales:  # the gradient of its L1 norm
             assert scale.grad is not None
             scale.grad += self.scale_penalty * scale.detach().sign()
         for optimizer in self.optimizers:
             optimizer.step()
-        self.loss_sum += mean_over_processes(loss.detach())
+        self.loss_sum += mean_over_processes(loss)
         with torch.no_grad():
             if self.rising and (sparsity := self.rising.due(step, self.num_steps)) is not None:
                 self.masks = magnitude_masks(self.masked, sparsity=sparsity, scope=self.rising.scope)
@@ -145,6 +145,40 @@ class Run:
             # The average warms up: early weights are worth little.
             decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(self._averaged, self._current, 1 - decay)
+
+    def _gradients(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of a batch; every weight has its gradient then."""
+        self.model.zero_grad(set_to_none=True)
+        loss = self._batch_loss(images, targets)
+        loss.backward()
+        return loss.detach()
+
+    def _replay(self, images: Tensor, targets: Tensor) -> Tensor:
+        """As `_gradients`, with kernels recorded at the first batch of a size and launched together ever since."""
+        if self._graph is None or images.shape != self._inputs[0].shape:
+            self._graph = self._record(images, targets)
+        self._inputs[0].copy_(images)
+        self._inputs[1].copy_(targets)
+        self._graph.replay()
+        return self._graph_loss
+
+    def _record(self, images: Tensor, targets: Tensor) -> torch.cuda.CUDAGraph:
+        """A CUDA graph of `_gradients` on `self._inputs`; recording it leaves no trace in what training depends on."""
+        self._inputs = images.clone(), targets.clone()
+        statistics = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        random_state = torch.cuda.get_rng_state()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                self._gradients(*self._inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._graph_loss = self._gradients(*self._inputs)
+        self.model.load_state_dict(statistics, strict=False)
+        torch.cuda.set_rng_state(random_state)
+        return graph
 
     def _batch_loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of images (B, 3, S, S) with targets (B, num_classes)."""
