@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import signal
 from contextlib import nullcontext
@@ -27,7 +28,7 @@ from stages.lib.sparsity import RisingSparsity
 @pytest.fixture(autouse=True)
 def every_epoch_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if it had taken minutes."""
-    monkeypatch.setattr(training, "SAVE_AFTER_EPOCH_S", 0)
+    monkeypatch.setattr(training, "SAVING_SHARE", math.inf)
 
 
 @pytest.fixture
@@ -160,12 +161,12 @@ def test_another_parameter_does_not_take_up_an_old_state(
     assert "going on" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("wait_s", "expected"), [(0.0, [3, 6]), (1000.0, [])])
-def test_an_epoch_is_saved_unless_one_was_a_moment_ago(
-    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, wait_s: float, expected: list[int]
+@pytest.mark.parametrize(("share", "expected"), [(math.inf, [3, 6]), (1e-9, [3])])
+def test_epochs_are_saved_unless_that_takes_too_much_of_the_time(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, share: float, expected: list[int]
 ) -> None:
     steps: list[int] = []
-    monkeypatch.setattr(training, "SAVE_AFTER_EPOCH_S", wait_s)
+    monkeypatch.setattr(training, "SAVING_SHARE", share)
     monkeypatch.setattr(ResumeFile, "save", lambda _, __, state: steps.append(state["step"]))
     training.fit(tiny, images, images, recipe=recipe)
     assert steps == expected

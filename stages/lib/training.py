@@ -31,7 +31,7 @@ from stages.lib.sparsity import RisingSparsity
 
 PIXELS_OF_AN_IMAGE = 190  # take as long as what an image costs whatever its size, as measured on a CPU
 SAVE_EVERY_S = 120
-SAVE_AFTER_EPOCH_S = 15  # since the last time: on a GPU an epoch can take two seconds, and saving a tenth of that
+SAVING_SHARE = 0.05  # the most of the time that saving at epoch ends may take: on a GPU an epoch can take two seconds
 
 Curve = list[dict[str, Any]]
 
@@ -125,7 +125,7 @@ def fit(
         curve.append({"epoch": 0, "train_loss": None, "val_error_pct": val_error(), "lr": 0.0, "images_per_s": None})
 
     costs = [run.size(step) ** 2 + PIXELS_OF_AN_IMAGE for step in range(run.num_steps)]
-    last_save = time.monotonic()
+    last_save, saving_s = time.monotonic(), 0.0
     with stop_request() as stop, Progress(costs, first_step=step, epochs=recipe.epochs, quiet=not first) as progress:
         while step < run.num_steps and not any_of_them(stop()):
             run.train_step(step)
@@ -150,10 +150,12 @@ def fit(
                 progress.report(**row)
                 progress.start_epoch()
                 curve.append(row)
-            since_save = time.monotonic() - last_save
-            if since_save > SAVE_EVERY_S or (position == 0 and since_save > SAVE_AFTER_EPOCH_S):
+            now = time.monotonic()
+            since_save = now - last_save
+            if since_save > SAVE_EVERY_S or (position == 0 and saving_s < SAVING_SHARE * since_save):
                 save()
                 last_save = time.monotonic()
+                saving_s = last_save - now
         if any_of_them(stop()):
             save()
             if first:
