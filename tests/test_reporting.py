@@ -438,7 +438,7 @@ def test_errors_of_bf16_training_are_told_from_those_of_the_fp32_file() -> None:
     assert "in bf16" not in render_report(results())
     change("artifacts/training/structured.json", precision="bf16")
     text = render_report(results())
-    assert "was 85.13 % in bf16 before fine-tuning and 22.80 %" in paragraph(text, "structured")
+    assert "was 85.13 % in bf16 before fine-tuning and 22.80 % in fp32 after" in paragraph(text, "structured")
     assert "in the precision of training" in text
 
 

@@ -1,7 +1,7 @@
 """Why a goal was missed: a sentence for each kind of goal, made from the results."""
 
 from stages.lib.results import Results, Variant
-from stages.lib.sentences import error_before
+from stages.lib.sentences import error_after, error_before
 from stages.lib.tables import small_budget
 from stages.lib.wording import error_change, megabytes, percent, plural, significant
 
@@ -20,7 +20,7 @@ def pruning_cause(results: Results, variant: Variant) -> str:
     start = f"from {error_before(results, variant.model)} " if curve[0].epoch == 0 else ""
     told = (
         f"Fine-tuning for {plural(curve[-1].epoch, 'epoch')} brought the error on the validation images {start}to "
-        f"{results.val_error_pct(variant.model):.2f} %, where `base` has {results.val_error_pct('base'):.2f} %."
+        f"{error_after(results, variant.model)}, where `base` has {results.val_error_pct('base'):.2f} %."
     )
     return _joined(told, _budget(results))
 

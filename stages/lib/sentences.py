@@ -227,6 +227,11 @@ def error_before(results: Results, model: str) -> str:
     return f"{results.curves[model][0].val_error_pct:.2f} %" + (f" in {precision}" if precision != "fp32" else "")
 
 
+def error_after(results: Results, model: str) -> str:
+    """That of its exported file: `25.94 %`, or `25.94 % in fp32` where the one before the first step is not."""
+    return f"{results.val_error_pct(model):.2f} %" + " in fp32" * (results.training[model].precision != "fp32")
+
+
 def _fate(results: Results, model: str) -> str:
     """The validation error before the first step, where there is one, and after the last."""
     curve, at = results.curves[model], ""
@@ -235,5 +240,5 @@ def _fate(results: Results, model: str) -> str:
         at = f" (at {percent(results.params.prune.start_sparsity or 0)} zeros)"
     before = f"{error_before(results, model)} before {name}{at} and " if curve[0].epoch == 0 else ""
     epochs = plural(curve[-1].epoch, "epoch")
-    after = f"{results.val_error_pct(model):.2f} % after {epochs} of {'it' if before else name}"
+    after = f"{error_after(results, model)} after {epochs} of {'it' if before else name}"
     return f"On the validation images its error was {before}{after}."
