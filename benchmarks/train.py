@@ -33,6 +33,7 @@ from stages.lib.devices import pick_precision
 from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.params import load_params
 from stages.lib.run import Run
+from stages.lib.schedule import image_size
 
 ROUNDS = 5
 STEPS = {"cpu": 4, "cuda": 40}  # of a round
@@ -111,9 +112,18 @@ def ours(images: Images, device: torch.device, **changes: object) -> Callable[[]
 
 def ours_as_preset(images: Images, _device: torch.device) -> Callable[[], None]:
     """A function that makes one step of our loop, on images of the preset's sizes in turns."""
-    run = Run(new_model(), images, recipe=CPU_RECIPE.model_copy(update={"device": "cpu"}), keep_zeros=False)
-    steps = itertools.cycle(range(0, run.num_steps, run.num_steps // STEPS_OF_PRESET))
-    return lambda: run.train_step(next(steps))
+    recipe = CPU_RECIPE.model_copy(update={"device": "cpu"})
+    # One for each size, since a run resizes all images whenever the size changes, in training twice in all.
+    runs = {size: Run(new_model(), images, recipe=recipe, keep_zeros=False) for size in recipe.image_sizes}
+    num_steps = next(iter(runs.values())).num_steps
+    steps = itertools.cycle(range(0, num_steps, num_steps // STEPS_OF_PRESET))
+
+    def train_step() -> None:
+        step = next(steps)
+        size = image_size(step, recipe=recipe, steps_per_epoch=num_steps // recipe.epochs)
+        runs[size].train_step(step)
+
+    return train_step
 
 
 def products(device: torch.device, precision: torch.dtype) -> Callable[[], None]:

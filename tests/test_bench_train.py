@@ -60,7 +60,8 @@ def test_a_round_as_in_the_preset_has_each_image_size_by_its_share(
 ) -> None:
     step = train.ours_as_preset(images, CPU)
     sizes: Counter[int] = Counter()
-    monkeypatch.setattr(runs[0], "train_step", lambda number: sizes.update([runs[0].size(number)]))
+    for run in runs:
+        monkeypatch.setattr(run, "train_step", lambda number, run=run: sizes.update([run.size(number)]))
     for _ in range(2 * train.STEPS_OF_PRESET):
         step()
     shares = train.CPU_RECIPE.image_sizes

@@ -18,6 +18,13 @@ def test_read_gives_back_what_download_wrote(tmp_path: Path, images: Images) -> 
     assert read.classes == images.classes
 
 
+@pytest.mark.parametrize("content", [b"nonsense", b"PK\x03\x04 cut short"])
+def test_a_damaged_file_is_an_error_that_names_the_remedy(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "train.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"train\.npz must hold the images .*; run dvc repro --force download$"):
+        read_images(tmp_path / "train.npz")
+
+
 def test_validation_holds_out_the_same_images_of_each_class_for_a_seed(images: Images) -> None:
     train, val = split_validation(images, per_class=4, seed=1)
     assert np.bincount(val.labels).tolist() == [4, 4, 4]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from stages.lib.checkpoint import load_model
 from stages.lib.data import read_images
@@ -23,6 +24,12 @@ def test_a_library_s_message_becomes_one_line() -> None:
     with pytest.raises(SystemExit) as ended, one_line_errors("prune"):
         raise ValueError("too\n  many")
     assert ended.value.code == "prune: too many"
+
+
+def test_a_full_gpu_is_one_line_with_the_remedy() -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors("train"):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+    assert str(ended.value).startswith("train: batch_size must fit the memory of the GPU")
 
 
 def test_an_interrupt_is_one_line_and_no_success(capsys: pytest.CaptureFixture[str]) -> None:

@@ -248,10 +248,12 @@ def test_base_alone_makes_a_report() -> None:
 def test_a_small_budget_is_said_up_front(data: dict[str, Any], epochs: int, is_small: bool) -> None:
     change_params("data", **data)
     change_params("train", epochs=epochs)
-    first = render_report(results()).split("\n\n")[1]
+    text = render_report(results())
+    first = text.split("\n\n")[1]
     assert ("small budget" in first) == is_small
+    assert "trained for longer in all: `structured`, `unstructured`, `lowrank` and" in text  # whatever the budget
     if is_small:
-        assert f"{epochs} epochs of training, 4 of fine-tuning and 8 of distillation, on 45,000 images" in first
+        assert f"{epochs} epochs of training, 4 of fine-tuning and 8 of training the student, on 45,000 images" in first
 
 
 @pytest.mark.parametrize(
@@ -447,7 +449,10 @@ def test_the_share_of_channels_is_what_each_convolution_lost() -> None:
     assert "lacks 20.3 % of the channels of every convolution, 20.3 % in all, those of smallest norm: " in text
     change_params("prune", round_to=16)
     text = paragraph(render_report(results()), "structured")
-    assert "those of smallest norm (what is kept is the nearest multiple of 16): " in text
+    assert "those of smallest norm (what is kept is the nearest multiple of 16, or all of fewer channels): " in text
+    change_params("prune", round_to=51)
+    text = paragraph(render_report(results()), "structured")
+    assert "those of smallest norm (what is kept is the nearest multiple of 51): " in text
     widths = {"widths": [48, *[51] * 65], "base_widths": [64] * 66, "ranks": []}
     change("artifacts/compression/structured.json", **widths)
     assert "lacks 20.3 % to 25 % of the channels of every" in paragraph(render_report(results()), "structured")
@@ -773,17 +778,19 @@ def test_low_rank_and_distillation_are_described_by_their_numbers() -> None:
 
     change_params("distill", round_to=16)
     told = paragraph(render_report(results()), "distilled")
-    assert "0.6 times the channels of `base`, rounded to multiples of 16, with pooling" in told
+    assert "0.6 times the channels of `base`, rounded to multiples of 16 where a layer has as many, with pool" in told
+    change_params("model", width=1.0)
+    assert "`base`, rounded to multiples of 16, with pooling" in paragraph(render_report(results()), "distilled")
 
 
-def test_a_student_from_scratch_has_no_error_before_distillation() -> None:
+def test_a_student_from_scratch_has_no_error_before_training() -> None:
     path = Path("reports/curves/distilled.csv")
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join([lines[0], *lines[2:]]), encoding="utf-8")
     change_params("distill", start="scratch")
     told = paragraph(render_report(results()), "distilled")
     assert "random weights" in told
-    assert "its error was 22.80 % after 4 epochs of distillation" in told
+    assert "its error was 22.80 % after 4 epochs of training" in told
 
 
 @pytest.mark.parametrize(
@@ -831,7 +838,7 @@ def test_training_within_pruning_counts_in_the_budget() -> None:
 @pytest.mark.parametrize(("start", "named"), [("base", True), ("scratch", False)])
 def test_only_models_that_start_from_base_are_said_to_have_had_more_training(start: str, named: bool) -> None:
     change_params("distill", start=start)
-    warning = next(line for line in render_report(results()).splitlines() if line.startswith("**This run had"))
+    warning = next(line for line in render_report(results()).splitlines() if line.startswith("Started from"))
     assert "`structured`" in warning
     assert ("`distilled`" in warning) == named
 
@@ -992,14 +999,14 @@ def test_what_was_run_is_told_of_each_training() -> None:
     assert cells(text, "Fine-tuning of `structured`")[0].endswith(
         "4 epochs, batches of 64, images of 32 px; 2.0 h on CPU, 2 threads, in bf16"
     )
-    assert cells(text, "Distillation of `distilled`")[0].endswith(
+    assert cells(text, "Training of `distilled`")[0].endswith(
         "8 epochs, batches of 64, images of 32 px; 72 min on CPU, 2 threads, in fp32"
     )
     assert cells(text, "Network") == ["GoogLeNet with 0.25 times its channels, with pooling after its stem"]
     assert "Muon" not in text
     change_params("distill", muon_lr=0.02)
     text = render_report(results())
-    assert "8 epochs, convolutions by Muon, batches" in cells(text, "Distillation of `distilled`")[0]
+    assert "8 epochs, convolutions by Muon, batches" in cells(text, "Training of `distilled`")[0]
     assert "Muon" not in cells(text, "Training of `base`")[0]
     assert text.count("https://kellerjordan.github.io/posts/muon") == 1
     change_params("model", stem_pool=False)

@@ -194,6 +194,11 @@ def test_extracted_file_with_another_digest_is_not_opened(tmp_path: Path, pickle
     assert not (tmp_path / "harm").exists()
 
 
+def test_an_extracted_folder_that_lacks_a_file_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train is missing; get it again from https://"):
+        cifar100.read_extracted(tmp_path)
+
+
 def test_truncated_archive_is_refused(tmp_path: Path, pickles: dict[str, bytes]) -> None:
     path = tmp_path / "a.tar.gz"
     md5 = tar(path, pickles)

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import copy
+import errno
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from torch import nn
 
 from stages.lib import run, training
 from stages.lib.data import Images
-from stages.lib.devices import pick_precision
+from stages.lib.devices import pick_device, pick_precision
 from stages.lib.googlenet import GoogLeNet
 from stages.lib.params import Params, Recipe, StudentRecipe
 from stages.lib.pruning import prune_weights
@@ -172,6 +173,24 @@ def test_epochs_are_saved_unless_that_takes_too_much_of_the_time(
     assert steps == expected
 
 
+def test_a_save_on_a_full_disk_keeps_the_state_before(resume_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = ResumeFile("state")
+    file.save({"x": torch.ones(2)}, {"step": 1})
+
+    def fill(path: Path, content: bytes) -> None:
+        with path.open("wb") as half_written:
+            half_written.write(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match="No space left"):
+        file.save({"x": torch.zeros(2)}, {"step": 2})
+    saved = file.load()
+    assert saved is not None
+    assert (saved[0]["x"].tolist(), saved[1]) == ([1.0, 1.0], {"step": 1})
+    assert list(resume_dir.iterdir()) == [file.path]
+
+
 def test_a_broken_resume_file_starts_over(
     tiny: GoogLeNet, images: Images, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,6 +291,18 @@ def test_cuda_without_a_gpu_is_an_error(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device must be auto or cpu on a machine without CUDA"):
         training.fit(tiny, images, images, recipe=recipe.model_copy(update={"device": "cuda"}))
+
+
+def test_more_processes_than_gpus_are_an_error_on_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device("auto").type == "cuda"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(ValueError, match="at most one for each of the 2 GPUs of a machine, got 3; lower --nproc-per-"):
+        pick_device("auto")
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

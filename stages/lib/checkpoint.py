@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from stages.lib.files import replacing
 from stages.lib.googlenet import Architecture, GoogLeNet
@@ -20,8 +20,9 @@ def save_model(model: GoogLeNet, path: Path) -> None:
     architecture = json.dumps(values, sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
-        # One key only: safetensors writes several in random order.
-        save_file(tensors, temporary, metadata={"architecture": architecture})
+        # One key only: safetensors writes several in random order. And not by its own hand, which would leave a file of
+        # another name behind when it is killed.
+        temporary.write_bytes(save(tensors, metadata={"architecture": architecture}))
 
 
 def load_model(path: Path) -> GoogLeNet:

@@ -145,9 +145,12 @@ def read_extracted(folder: Path, *, md5s: Mapping[str, str] = FILE_MD5S) -> Data
     """Read the folder that the official archive extracts to.
 
     Raises:
-        ValueError: If a file is not the one with its MD5; it is not opened then.
+        ValueError: If a file is missing, or not the one with its MD5; it is not opened then.
     """
-    return _from_pickles({name: _verified_bytes(folder / name, md5) for name, md5 in md5s.items()})
+    try:
+        return _from_pickles({name: _verified_bytes(folder / name, md5) for name, md5 in md5s.items()})
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename} is missing; get it again from {URL}") from None
 
 
 def read_parquet(folder: Path, *, classes: tuple[str, ...] = CLASSES) -> Dataset:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -33,9 +34,18 @@ class Images:
 
 
 def read_images(path: Path) -> Images:
-    """Read what `stages.download` wrote."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return Images(arrays["images"], arrays["labels"], tuple(map(str, arrays["classes"])))
+    """Read what `stages.download` wrote.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return Images(arrays["images"], arrays["labels"], tuple(map(str, arrays["classes"])))
+    except (BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} must hold the images of stage download ({error}); run dvc repro --force download"
+        ) from None
 
 
 def split_validation(images: Images, *, per_class: int, seed: int) -> tuple[Images, Images]:

@@ -10,11 +10,17 @@ def pick_device(name: str) -> torch.device:
     """The device called `auto`, `cpu` or `cuda`.
 
     Raises:
-        ValueError: If CUDA is asked for and not there.
+        ValueError: If CUDA is asked for and not there, or torchrun started more processes than there are GPUs.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device must be auto or cpu on a machine without CUDA, got cuda; set device: auto")
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+    device = torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+    if device.type == "cuda" and int(os.environ.get("LOCAL_RANK", 0)) >= torch.cuda.device_count():
+        raise ValueError(
+            f"processes must be at most one for each of the {torch.cuda.device_count()} GPUs of a machine, got "
+            f"{os.environ.get('LOCAL_WORLD_SIZE')}; lower --nproc-per-node or set device: cpu"
+        )
+    return device
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

@@ -19,7 +19,7 @@ def process_group() -> Iterator[None]:
     if "LOCAL_RANK" not in os.environ or distributed.is_initialized():
         yield
         return
-    if torch.cuda.is_available():
+    if int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():  # others can train on the CPU alone
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:

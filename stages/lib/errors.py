@@ -9,6 +9,7 @@ from contextlib import contextmanager
 def one_line_errors(stage: str) -> Iterator[None]:
     """End the process with one line and exit code 1 on a ValueError or OSError, which the library words for users.
 
+    So does a GPU whose memory is full.
     Ctrl-C ends it with one line, too, and 130; training, which saves its state first, has a line of its own.
     """
     try:
@@ -17,6 +18,10 @@ def one_line_errors(stage: str) -> Iterator[None]:
         sys.exit(f"{stage}: {error.filename or _one_line(error)} is missing; dvc repro makes it first")
     except (ValueError, OSError) as error:
         sys.exit(f"{stage}: {_one_line(error)}")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which not every stage imports
+            raise
+        sys.exit(f"{stage}: batch_size must fit the memory of the GPU, where no more is free; lower it in params.yaml")
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; the same command starts it anew", file=sys.stderr)
         sys.exit(130)

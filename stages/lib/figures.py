@@ -21,7 +21,7 @@ def draw_curves(curves: Mapping[str, Sequence[Epoch]]) -> str:
     """Validation error and training loss by epoch: a row each for `base`, the fine-tuned models and the student."""
     colors = _colors(curves)
     others = [model for model in curves if model not in ("base", "distilled")]
-    rows = {"Training": ["base"], "Fine-tuning": others, "Distillation": [m for m in curves if m == "distilled"]}
+    rows = {"Training": ["base"], "Fine-tuning": others, "Student": [m for m in curves if m == "distilled"]}
     rows = {title: models for title, models in rows.items() if models}
     figure = Figure(figsize=(9, 3.2 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 2, squeeze=False)

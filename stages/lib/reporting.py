@@ -40,6 +40,7 @@ def render_report(results: Results) -> str:
         *_budget_warning(results),
         *_busy_warning(results),
         summary(results),
+        *_longer_training(results),
         "![Top-1 error of every variant against its file size and its latency](figures/tradeoffs.svg)",
         "*Each variant's top-1 error against its file size and its latency; bars are one standard error.*",
         "## Promises",
@@ -91,18 +92,22 @@ def _budget_warning(results: Results) -> list[str]:
     if within := pruning_epochs(results):
         budgets.append(f"{within:,} within structured pruning")
     if "distilled" in results.models:
-        budgets.append(f"{params.distill.epochs:,} of distillation")
-    started = [f"`{m}`" for m in results.models if m in results.compression or _starts_from_base(results, m)]
+        budgets.append(f"{params.distill.epochs:,} of training the student")
     return [
         f"**This run had a small budget:** {listed(budgets)}, on "
         f"{results.training['base'].num_train_images:,} images of {data_name(params.data)}. "
         "Its errors say how the methods compare, not how good they can get."
-        + (
-            f" Started from `base`, and so trained for longer in all: {listed(started)}. Where one of them errs less "
-            "than `base`, that can be why: how `base` would do with as much more was not tested."
-            if started
-            else ""
-        )
+    ]
+
+
+def _longer_training(results: Results) -> list[str]:
+    """A plain statement of which models had the training of `base` and their own."""
+    started = [f"`{m}`" for m in results.models if m in results.compression or _starts_from_base(results, m)]
+    if not started:
+        return []
+    return [
+        f"Started from `base`, and so trained for longer in all: {listed(started)}. Where one of them errs less than "
+        "`base`, that can be why: how `base` would do with as much more was not tested."
     ]
 
 

@@ -17,7 +17,7 @@ from types import FrameType
 
 import psutil
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from stages.lib.files import cache_folder, replacing
@@ -47,7 +47,8 @@ class ResumeFile:
     def save(self, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
         """Replace what was saved before."""
         with replacing(self.path) as temporary:
-            save_file(tensors, temporary, metadata={"state": json.dumps(state)})
+            # Not by safetensors' own hand, which would leave a file of another name behind when it is killed.
+            temporary.write_bytes(save(tensors, metadata={"state": json.dumps(state)}))
 
     def load(self) -> tuple[dict[str, Tensor], dict] | None:  # type: ignore[type-arg]
         """What `save` was last given, or None; an unreadable file counts as none and says so."""

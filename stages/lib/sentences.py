@@ -77,7 +77,10 @@ def _structured(results: Results, variant: Variant) -> list[str]:
         if prune.scope == "uniform"
         else f"{total} of all channels, wherever they matter least, but at most {most} of a layer's"
     )
-    multiples = f" (what is kept is the nearest multiple of {prune.round_to:,})" if (prune.round_to or 1) > 1 else ""
+    multiples = ""
+    if prune.round_to and prune.round_to > 1:
+        few = "" if all(width % prune.round_to == 0 for width in shape.widths) else ", or all of fewer channels"
+        multiples = f" (what is kept is the nearest multiple of {prune.round_to:,}{few})"
     how = "".join(
         (
             f", in {prune.steps:,} steps with {plural(prune.step_epochs, 'epoch')} of fine-tuning between them"
@@ -164,7 +167,8 @@ def _distilled(results: Results, variant: Variant) -> list[str]:
     )
     teaching = TEACHING.get(distill.distillation.loss)
     teacher = f"with `base` as its teacher ({teaching})" if teaching else "from the labels alone"
-    rounded = f", rounded to multiples of {distill.round_to:,}" if (distill.round_to or 1) > 1 else ""
+    few = " where a layer has as many" if results.params.model.width < 1 else ""
+    rounded = f", rounded to multiples of {distill.round_to:,}{few}" if (distill.round_to or 1) > 1 else ""
     return [
         f"is a student with {distill.width:g} times the channels of `base`{rounded}, "
         f"{'with' if distill.stem_pool else 'without'} pooling after its stem. It started from {start} and learned "
@@ -235,7 +239,7 @@ def error_after(results: Results, model: str) -> str:
 def _fate(results: Results, model: str) -> str:
     """The validation error before the first step, where there is one, and after the last."""
     curve, at = results.curves[model], ""
-    name = "distillation" if model == "distilled" else "fine-tuning"
+    name = "training" if model == "distilled" else "fine-tuning"
     if model == "unstructured" and rises_gradually(results):
         at = f" (at {percent(results.params.prune.start_sparsity or 0)} zeros)"
     before = f"{error_before(results, model)} before {name}{at} and " if curve[0].epoch == 0 else ""

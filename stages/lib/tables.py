@@ -183,7 +183,7 @@ def setup_table(results: Results) -> str:
         *((f"Fine-tuning of `{model}`", _budget(params.finetune, results.training[model])) for model in finetuned),
         *([("Training within structured pruning", plural(within, "epoch"))] if within else []),
         *(
-            (f"Distillation of `{model}`", _budget(params.distill, results.training[model]))
+            (f"Training of `{model}`", _budget(params.distill, results.training[model]))
             for model in results.models
             if model == "distilled"
         ),
