@@ -33,7 +33,6 @@ from stages.lib.devices import pick_precision
 from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.params import load_params
 from stages.lib.run import Run
-from stages.lib.schedule import image_size
 
 ROUNDS = 5
 STEPS = {"cpu": 4, "cuda": 40}  # of a round
@@ -115,13 +114,12 @@ def ours_as_preset(images: Images, _device: torch.device) -> Callable[[], None]:
     recipe = CPU_RECIPE.model_copy(update={"device": "cpu"})
     # One for each size, since a run resizes all images whenever the size changes, in training twice in all.
     runs = {size: Run(new_model(), images, recipe=recipe, keep_zeros=False) for size in recipe.image_sizes}
-    num_steps = next(iter(runs.values())).num_steps
-    steps = itertools.cycle(range(0, num_steps, num_steps // STEPS_OF_PRESET))
+    first = next(iter(runs.values()))
+    steps = itertools.cycle(range(0, first.num_steps, first.num_steps // STEPS_OF_PRESET))
 
     def train_step() -> None:
         step = next(steps)
-        size = image_size(step, recipe=recipe, steps_per_epoch=num_steps // recipe.epochs)
-        runs[size].train_step(step)
+        runs[first.size(step)].train_step(step)
 
     return train_step
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 def one_line_errors(stage: str) -> Iterator[None]:
     """End the process with one line and exit code 1 on a ValueError or OSError, which the library words for users.
 
-    So does a GPU whose memory is full.
+    A GPU whose memory is full ends it likewise, in words of ours.
     Ctrl-C ends it with one line, too, and 130; training, which saves its state first, has a line of its own.
     """
     try:
