@@ -28,7 +28,7 @@ def main() -> None:
     from stages.lib.costs import count_nonzero_parameters, count_parameters
     from stages.lib.data import random_batch, read_images, split_validation
     from stages.lib.files import replacing
-    from stages.lib.pruning import prune_weights, reestimate_batch_norm
+    from stages.lib.pruning import empty_layers, prune_weights, reestimate_batch_norm
     from stages.lib.reconstruction import reconstruct
 
     prune = params.prune
@@ -45,6 +45,9 @@ def main() -> None:
             pruned = prune_weights(base, sparsity=start, scope=prune.sparsity_scope)
             if prune.reconstruction_images:
                 pruned = reconstruct(base, pruned, random_batch(train, prune.reconstruction_images, seed=SEED)[0])
+            final = prune_weights(base, sparsity=prune.sparsity, scope=prune.sparsity_scope)
+            if empty := ", ".join(empty_layers(final)):
+                print(f"prune.sparsity {prune.sparsity} leaves no weight in {empty}; prune.sparsity_scope lamp would")
             # Fine-tuning goes on from here.
             facts |= {"start_sparsity": start, "sparsity": prune.sparsity, "sparsity_scope": prune.sparsity_scope}
         case _:

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from stages import distill, finetune
+from stages import distill, finetune, prune
 from stages.lib import training
-from stages.lib.checkpoint import save_model
+from stages.lib.checkpoint import load_model, save_model
 from stages.lib.data import Images
 from stages.lib.googlenet import GoogLeNet
 from stages.lib.sparsity import RisingSparsity
@@ -63,6 +63,21 @@ def set_params(**changes: dict[str, Any]) -> None:
 def bias(model: GoogLeNet) -> float:
     """Which model it is."""
     return model.linear.bias[0].item()
+
+
+@pytest.mark.parametrize("scope", ["global", "lamp"])
+def test_pruning_tells_of_layers_that_zeros_leave_empty(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scope: str
+) -> None:
+    changes = {"sparsity": 0.3, "sparsity_scope": scope, "start_sparsity": 0.1, "batch_norm_images": 0}
+    set_params(data={"val_per_class": 3}, prune=changes)
+    base = load_model(Path("artifacts/models/base.safetensors"))
+    base.linear.weight.data *= 1e-6
+    save_model(base, Path("artifacts/models/base.safetensors"))
+    monkeypatch.setattr(sys, "argv", ["prune", "unstructured"])
+    prune.main()
+    warning = "prune.sparsity 0.3 leaves no weight in linear; prune.sparsity_scope lamp would\n"
+    assert (warning in capsys.readouterr().out) == (scope == "global")
 
 
 @pytest.mark.parametrize(("number", "name"), [(1, "structured"), (2, "unstructured"), (3, "lowrank")])

@@ -116,6 +116,12 @@ def prune_weights(model: GoogLeNet, *, sparsity: float, scope: Scope = "global")
     return pruned
 
 
+def empty_layers(model: GoogLeNet) -> list[str]:
+    """Names of the convolutions and the linear layer that have no weight but zeros."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return [name for name, module in layers if not module.weight.any()]
+
+
 @torch.no_grad()
 def reestimate_batch_norm(model: GoogLeNet, images: Tensor) -> GoogLeNet:
     """Measure the statistics of batch normalization anew, which are stale once layers before it have changed.
