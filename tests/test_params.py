@@ -42,7 +42,7 @@ def test_committed_params_equal_a_preset() -> None:
         ("prune", {"ratio": None}, "prune.ratio is missing; copy it from presets/"),
         ("train", {"lr": "fast"}, "train.lr: input should be a valid number, unable to parse string as a number"),
         ("train", {"lr": float("nan")}, "train.lr: input should be"),
-        ("train", {"epochs": 0}, "train.epochs: input should be greater than or equal to 1, got 0"),
+        ("train", {"epochs": 0}, "train.epochs: input should be greater than 0, got 0"),
         ("train", {"warmup_epochs": 10}, "train: warmup_epochs must be below epochs (10), got 10"),
         ("train", {"image_sizes": {}}, "train.image_sizes must have an entry, got none; see presets/"),
         ("train", {"image_sizes": {64: 1}}, "train.image_sizes.64: input should be less than or equal to 32, got 64"),

@@ -109,6 +109,19 @@ def test_every_epoch_shows_each_image_once_in_an_order_of_its_own(
     assert len({drawn for *_, drawn in seen}) == 12
 
 
+def test_a_fraction_of_an_epoch_is_the_first_of_its_batches_and_its_last_are_not_mixed(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed = []
+    monkeypatch.setattr(augmentation, "augment", lambda *_, mix, **__: mixed.append(mix))
+    for epochs, expected in ((1.7, [True, True, True, False, False]), (0.01, [False])):
+        training = Run(tiny, images, recipe=recipe.model_copy(update={"epochs": epochs}))
+        for step in range(training.num_steps):
+            training._batch(step)
+        assert mixed == expected
+        mixed.clear()
+
+
 def test_padding_shrinks_with_the_images(
     tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

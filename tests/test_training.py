@@ -112,9 +112,11 @@ def test_stopped_training_goes_on_to_identical_weights(
         assert row | {"images_per_s": None} == expected | {"images_per_s": None}
 
 
+@pytest.mark.parametrize("num_epochs", [2, 1.7])  # of three steps; 1.7 makes five
 def test_the_curve_is_of_the_validation_images_and_of_the_model_that_is_kept(
-    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, num_epochs: float,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     val = Images(images.pixels[:6], np.array([0, 1, 2, 0, 1, 2]), images.classes)
     losses, batch_loss = [], run.Run._batch_loss
 
@@ -123,11 +125,14 @@ def test_the_curve_is_of_the_validation_images_and_of_the_model_that_is_kept(
         return losses[-1]
 
     monkeypatch.setattr(run.Run, "_batch_loss", recorded)
-    trained = training.fit(tiny, images, val, recipe=recipe)
+    trained = training.fit(tiny, images, val, recipe=recipe.model_copy(update={"epochs": num_epochs}))
     pixels, labels = torch.from_numpy(val.pixels), torch.from_numpy(val.labels)
     error = training.error_rate(trained.model, pixels, labels, precision=torch.float32)
     assert trained.curve[-1]["val_error_pct"] == error
     assert (trained.facts["num_train_images"], trained.facts["num_val_images"]) == (30, 6)
+    assert len(losses) == trained.facts["num_steps"] == round(3 * num_epochs)
+    assert [row["epoch"] for row in trained.curve] == [1, num_epochs]
+    assert f"epoch {num_epochs:3g}/{num_epochs:g} " in capsys.readouterr().out
     assert [row["train_loss"] for row in trained.curve] == pytest.approx(
         [torch.stack(epoch).mean().item() for epoch in (losses[:3], losses[3:])]
     )

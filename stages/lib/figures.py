@@ -37,8 +37,9 @@ def draw_curves(curves: Mapping[str, Sequence[Epoch]]) -> str:
             axes.set(title=title, xlabel="epoch", ylabel=name)
             axes.margins(y=0.2)  # room for the legend
             axes.set_ylim(bottom=0)
-            axes.set_xlim(0, 1.03 * max(curves[model][-1].epoch for model in models))
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            last = max(curves[model][-1].epoch for model in models)
+            axes.set_xlim(0, 1.03 * last)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=last >= 1))
             axes.grid(alpha=0.3)
             axes.legend(fontsize="small")
     return _svg(figure)

@@ -71,7 +71,7 @@ class Augmentation(Section):
     trivial_augment: bool = Field(description="One random colour or geometric operation for each image")
     mixup: NonNegativeFloat = Field(description="Alpha of Mixup's beta distribution, 0 for none")
     cutmix: NonNegativeFloat = Field(description="Alpha of CutMix's beta distribution, 0 for none")
-    mix_off_epochs: NonNegativeInt = Field(description="Last epochs without Mixup and CutMix")
+    mix_off_epochs: NonNegativeFloat = Field(description="Last epochs without Mixup and CutMix")
 
 
 class Recipe(Section):
@@ -82,7 +82,7 @@ class Recipe(Section):
     deterministic: bool = Field(description="On CUDA: the same bits in every run, somewhat slower; a CPU always is")
     cuda_graph: bool = Field(description="Record a step's kernels once and launch them together; CUDA, one process")
     seed: Annotated[int, Field(ge=0, lt=1 << 63)]
-    epochs: Count
+    epochs: PositiveFloat = Field(description="A fraction, too: 0.4 of an epoch is 40 % of its batches")
     batch_size: Annotated[int, Field(ge=2, description="Over all processes, if torchrun started several")]
     lr: PositiveFloat = Field(description="Peak learning rate")
     muon_lr: PositiveFloat | None = Field(
@@ -102,7 +102,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _warmup_ends_before_training(self) -> Self:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs must be below epochs ({self.epochs}), got {self.warmup_epochs}")
+            raise ValueError(f"warmup_epochs must be below epochs ({self.epochs:g}), got {self.warmup_epochs:g}")
         return self
 
 

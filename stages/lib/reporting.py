@@ -88,11 +88,11 @@ def _budget_warning(results: Results) -> list[str]:
         return []
     budgets = [f"{plural(params.train.epochs, 'epoch')} of training"]
     if results.compression:
-        budgets.append(f"{params.finetune.epochs:,} of fine-tuning")
+        budgets.append(f"{params.finetune.epochs:,g} of fine-tuning")
     if within := pruning_epochs(results):
         budgets.append(f"{within:,} within structured pruning")
     if "distilled" in results.models:
-        budgets.append(f"{params.distill.epochs:,} of training the student")
+        budgets.append(f"{params.distill.epochs:,g} of training the student")
     return [
         f"**This run had a small budget:** {listed(budgets)}, on "
         f"{results.training['base'].num_train_images:,} images of {data_name(params.data)}. "

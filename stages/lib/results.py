@@ -127,7 +127,7 @@ class Compression(Measured):
 class Epoch(Measured):
     """A row of `reports/curves/<model>.csv`; epoch 0 is the model before its first step."""
 
-    epoch: int
+    epoch: float
     train_loss: float | None
     val_error_pct: float
 

@@ -52,7 +52,7 @@ class Run:
                 f"got {self.batch_size}; change it or their number"
             )
         self.steps_per_epoch = len(train) // self.batch_size
-        self.num_steps = recipe.epochs * self.steps_per_epoch
+        self.num_steps = max(1, round(recipe.epochs * self.steps_per_epoch))
 
         self.model = copy.deepcopy(model).to(self.device).to(memory_format=torch.channels_last).train()
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -195,6 +195,7 @@ class Run:
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Images and targets of a step, the same whenever it is taken."""
         epoch, position = divmod(step, self.steps_per_epoch)
+        mixed = (self.recipe.epochs - self.recipe.augmentation.mix_off_epochs) * self.steps_per_epoch
         if epoch != self._epoch:
             order = np.random.default_rng((self.recipe.seed, epoch)).permutation(len(self._labels))
             self._order, self._epoch = torch.from_numpy(order).to(self.device), epoch
@@ -212,7 +213,7 @@ class Run:
             size=size,
             num_classes=self._num_classes,
             recipe=self.recipe.augmentation,
-            mix=epoch < self.recipe.epochs - self.recipe.augmentation.mix_off_epochs,
+            mix=step < mixed,
             fill=self.model.mean,
         )
 

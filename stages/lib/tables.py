@@ -116,12 +116,12 @@ def original_notes(results: Results) -> str:
         notes.append(f"The original's errors are those on CIFAR-100; those on {name} can't be compared with them.")
     elif params.data.limit_per_class:
         notes.append("The original was trained on all of CIFAR-100, this run on a part of it.")
-    finetuned = f" and {params.finetune.epochs:,}" if results.compression else ""
+    finetuned = f" and {params.finetune.epochs:,g}" if results.compression else ""
     if within := pruning_epochs(results):
         finetuned += f", and `structured` for {within:,} more within pruning"
     notes += [
         "The original was trained for 200 epochs and fine-tuned for about 100, this run for "
-        f"{params.train.epochs:,}{finetuned}.",
+        f"{params.train.epochs:,g}{finetuned}.",
         "The original chose its best epoch on the test images, which flatters its errors. No epoch or setting is "
         "chosen on ours; only the highlights at the top are ranked by their errors on them.",
         "The original had an Nvidia Tesla T4, and doesn't say which CPU, whether its inference time is the CPU's or "

@@ -42,7 +42,7 @@ class Trained:
 
     Attributes:
         model: The moving average of the weights at the last step (no epoch is picked), on the CPU.
-        curve: A row for each epoch: epoch, train_loss, val_error_pct, lr, images_per_s.
+        curve: A row for each epoch, the last one whole or not: epoch, train_loss, val_error_pct, lr, images_per_s.
         facts: What it took: seconds, num_steps, num_train_images, num_val_images, device, precision, torch.
         resume_file: To be deleted once the model is safely written.
     """
@@ -134,14 +134,16 @@ def fit(
             epoch, position = divmod(step, run.steps_per_epoch)
             if progress.wants_loss():
                 progress.show(loss=run.loss_sum.item() / (position or run.steps_per_epoch))
-            if position == 0:
-                loss = run.loss_sum.item() / run.steps_per_epoch
+            ended = position == 0 or step == run.num_steps
+            if ended:
+                done = recipe.epochs if position else epoch
+                loss = run.loss_sum.item() / (position or run.steps_per_epoch)
                 if not math.isfinite(loss):
-                    raise ValueError(f"the loss of epoch {epoch} must be finite, got {loss}; lower lr ({recipe.lr})")
+                    raise ValueError(f"the loss of epoch {done:g} must be finite, got {loss}; lower lr ({recipe.lr})")
                 run.loss_sum.zero_()
                 images_per_s = progress.images_per_s()
                 row: dict[str, Any] = {
-                    "epoch": epoch,
+                    "epoch": done,
                     "train_loss": loss,
                     "val_error_pct": val_error(),
                     "lr": run.lr(step - 1),
@@ -152,7 +154,7 @@ def fit(
                 curve.append(row)
             now = time.monotonic()
             since_save = now - last_save
-            if since_save > SAVE_EVERY_S or (position == 0 and saving_s < SAVING_SHARE * since_save):
+            if since_save > SAVE_EVERY_S or (ended and saving_s < SAVING_SHARE * since_save):
                 save()
                 last_save = time.monotonic()
                 saving_s = last_save - now

@@ -34,9 +34,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.{digits}g} %"
 
 
-def plural(count: int, noun: str) -> str:
-    """`1 epoch`, `1,200 epochs`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def plural(count: float, noun: str) -> str:
+    """`1 epoch`, `1,200 epochs`, `0.4 epochs`."""
+    return f"{count:,.15g} {noun}" + "s" * (count != 1)
 
 
 def listed(words: Sequence[str]) -> str:
