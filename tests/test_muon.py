@@ -7,14 +7,16 @@ from stages.lib.data import Images
 from stages.lib.googlenet import GoogLeNet
 from stages.lib.muon import Muon, orthogonalize
 from stages.lib.params import Params, Recipe
+from stages.lib.pruning import prune_weights
 from stages.lib.run import Run
+from stages.lib.sparsity import RisingSparsity
 
 
 @pytest.fixture
 def recipe(demo: Params) -> Recipe:
     """Two epochs of three steps, the convolutions by Muon."""
     changes = {"device": "cpu", "epochs": 2, "batch_size": 10, "image_sizes": {8: 1}, "lr": 0.1, "muon_lr": 0.02}
-    return demo.train.model_copy(update=changes | {"weight_decay": 0.5})
+    return demo.train.model_copy(update=changes)
 
 
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
@@ -37,26 +39,64 @@ def test_no_gradient_is_no_update() -> None:
     assert torch.equal(orthogonalize(torch.zeros(3, 4), torch.float32), torch.zeros(3, 4))
 
 
-def test_a_step_is_that_of_the_published_rule() -> None:
+def test_a_step_is_that_of_the_published_rule_relative_to_a_norm_that_stays() -> None:
     torch.manual_seed(0)
     weight = torch.randn(12, 2, 2, 2).to(memory_format=torch.channels_last).requires_grad_()
-    expected, buffer = weight.detach().clone(), torch.zeros_like(weight)
-    muon = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.5, dtype=torch.float32)
+    expected, buffer, norm = weight.detach().clone(), torch.zeros_like(weight), weight.detach().norm()
+    muon = Muon([weight], lr=0.1, momentum=0.9, dtype=torch.float32)
     for _ in range(3):
         weight.grad = torch.randn_like(weight)
         buffer = 0.9 * buffer + weight.grad
         direction = orthogonalize((weight.grad + 0.9 * buffer).reshape(12, 8), torch.float32).view(12, 2, 2, 2)
-        expected = (1 - 0.1 * 0.5) * expected - 0.1 * (12 / 8) ** 0.5 * direction
+        expected = expected - 0.1 * norm / 8**0.5 * direction
+        expected *= norm / expected.norm()
         muon.step()
         assert torch.allclose(weight, expected, atol=1e-6)
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_wide_weight_moves_by_the_rate_itself() -> None:
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_a_step_turns_a_weight_by_the_rate_whatever_its_norm(scale: float) -> None:
+    torch.manual_seed(0)
+    before = scale * torch.randn(16, 8, 3, 3)
+    weight = before.clone().requires_grad_()
+    weight.grad = torch.randn_like(before)
+    Muon([weight], lr=0.1, momentum=0.0, dtype=torch.float32).step()
+    assert ((weight - before).norm() / before.norm()).item() == pytest.approx(0.1, rel=0.2)
+
+
+def test_a_weight_of_zeros_stays_zero() -> None:
     weight = torch.zeros(2, 8, 1, 1, requires_grad=True)
-    weight.grad = torch.eye(2, 8).view(2, 8, 1, 1)
-    Muon([weight], lr=0.1, momentum=0.0, weight_decay=0.0, dtype=torch.float32).step()
-    assert torch.linalg.matrix_norm(weight.detach().view(2, 8), 2) == pytest.approx(0.1, rel=0.4)
+    weight.grad = torch.ones_like(weight)
+    Muon([weight], lr=0.1, momentum=0.9, dtype=torch.float32).step()
+    assert not weight.any()
+
+
+def test_norms_stay_put_over_200_steps_zeros_or_not(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    longer = recipe.model_copy(update={"epochs": 67})
+    for model, keep_zeros in ((tiny, False), (prune_weights(tiny, sparsity=0.8, scope="layer"), True)):
+        run = Run(model, images, recipe=longer, keep_zeros=keep_zeros)
+        convolutions = [weight for weight in run.model.parameters() if weight.dim() == 4]
+        before = [weight.detach().clone() for weight in convolutions]
+        for step in range(200):
+            run.train_step(step)
+        for weight, old in zip(convolutions, before, strict=True):
+            assert weight.norm().item() == pytest.approx(old.norm().item(), rel=2e-3)
+            assert not torch.allclose(weight, old)
+
+
+def test_masks_apply_before_updates_are_made_orthogonal(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
+    run = Run(tiny, images, recipe=recipe, rising=RisingSparsity(0.0, 0.8, "layer"))
+    for step in range(6):
+        run.train_step(step)
+    muon = run.optimizers[1]
+    zeros = 0
+    for weight in muon.param_groups[0]["params"]:
+        gone = weight == 0
+        zeros += int(gone.sum())
+        assert not weight.grad[gone].any()
+        assert not muon.state[weight]["momentum_buffer"][gone].any()
+    assert zeros
 
 
 def test_convolutions_alone_are_trained_by_muon(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
@@ -66,7 +106,6 @@ def test_convolutions_alone_are_trained_by_muon(tiny: GoogLeNet, images: Images,
     assert {weight.dim() for weight in by_muon} == {4}
     assert {weight.dim() for weight in by_sgd} == {1, 2}
     assert len(by_sgd) + len(by_muon) == len(list(tiny.parameters()))
-    assert [group["weight_decay"] for group in muon.param_groups] == [0.5]
     for step in (0, 4):
         run.train_step(step)
         assert {group["lr"] for group in sgd.param_groups} == {run.lr(step)}

@@ -112,6 +112,20 @@ def test_stopped_training_goes_on_to_identical_weights(
         assert row | {"images_per_s": None} == expected | {"images_per_s": None}
 
 
+def test_the_curve_tells_the_error_at_the_size_that_is_trained_on_too(
+    tiny: GoogLeNet, images: Images, recipe: Recipe
+) -> None:
+    small, whole = training.fit(
+        tiny, images, images, recipe=recipe.model_copy(update={"image_sizes": {8: 1, 32: 1}})
+    ).curve
+    assert (small["image_size"], whole["image_size"]) == (8, 32)
+    assert whole["val_error_at_size_pct"] == whole["val_error_pct"]
+    shrunk = training.augmentation.resident(images.pixels, size=8, padding=0, device=torch.device("cpu"))
+    halfway = training.fit(tiny, images, images, recipe=recipe.model_copy(update={"image_sizes": {8: 1}}))
+    error = training.error_rate(halfway.model, shrunk, torch.from_numpy(images.labels), precision=torch.float32)
+    assert halfway.curve[-1]["val_error_at_size_pct"] == error
+
+
 @pytest.mark.parametrize("num_epochs", [2, 1.7])  # of three steps; 1.7 makes five
 def test_the_curve_is_of_the_validation_images_and_of_the_model_that_is_kept(
     tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, num_epochs: float,
@@ -285,7 +299,9 @@ def test_written_results_are_complete_and_the_state_is_gone(
     assert not list(resume_dir.iterdir())
     assert Path("artifacts/models/base.safetensors").exists()
     curve = pd.read_csv("reports/curves/base.csv")
-    assert curve.columns.tolist() == ["epoch", "train_loss", "val_error_pct", "lr", "images_per_s"]
+    assert curve.columns.tolist() == [
+        "epoch", "train_loss", "val_error_pct", "image_size", "val_error_at_size_pct", "lr", "images_per_s",
+    ]  # fmt: skip
     facts = json.loads(Path("artifacts/training/base.json").read_text())
     assert facts["num_train_images"] == 30 and facts["precision"] == "fp32"
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the published polynomial, which is steep at 0: few iterations will do
 ITERATIONS = 3
+TINY = 1e-12  # keeps a weight that is all zeros from becoming NaN
 
 
 def orthogonalize(matrix: Tensor, dtype: torch.dtype) -> Tensor:
@@ -27,19 +28,22 @@ def orthogonalize(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     x = x / (x.norm() + 1e-7)  # no singular value above 1
     for _ in range(ITERATIONS):  # of Newton-Schulz
         gram = x @ x.T
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     result: Tensor = (x if wide is matrix else x.T).to(matrix.dtype)
     return result
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum made orthogonal, for weights (out_channels, ...), which count as matrices of that many rows."""
+    """Nesterov momentum made orthogonal, for weights (out_channels, ...), which count as matrices of that many rows.
 
-    def __init__(
-        self, weights: Sequence[Tensor], *, lr: float, momentum: float, weight_decay: float, dtype: torch.dtype
-    ) -> None:
-        super().__init__(weights, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    Every weight keeps the norm that it came with, and `lr` is relative to it. Batch normalization undoes the scale of
+    the convolution before it, so free norms would only grow, and each step would change the network less and less.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], *, lr: float, momentum: float, dtype: torch.dtype) -> None:
+        super().__init__(weights, {"lr": lr, "momentum": momentum})
         self.dtype = dtype
+        self._norms = {weight: weight.detach().norm() for weight in weights}
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]  # PyTorch's own also take a closure
@@ -52,7 +56,7 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(weight)
                 buffer = state["momentum_buffer"].mul_(momentum).add_(weight.grad)
                 update = orthogonalize(weight.grad.add(buffer, alpha=momentum).flatten(1), self.dtype)
-                rows, columns = update.shape
-                weight.mul_(1 - lr * group["weight_decay"])
-                # A matrix with more rows than columns has smaller entries than one with as many.
-                weight.add_(update.view_as(weight), alpha=-lr * math.sqrt(max(1.0, rows / columns)))
+                norm = self._norms[weight]
+                # The norm of the update is about the root of the shorter side.
+                weight.sub_(update.view_as(weight) * (norm * (lr / math.sqrt(min(update.shape)))))
+                weight.mul_(norm / (weight.norm() + TINY))

@@ -86,12 +86,12 @@ class Recipe(Section):
     batch_size: Annotated[int, Field(ge=2, description="Over all processes, if torchrun started several")]
     lr: PositiveFloat = Field(description="Peak learning rate")
     muon_lr: PositiveFloat | None = Field(
-        description="Peak learning rate of Muon, for the weights of convolutions; null: SGD for all"
+        description="Of Muon, for the weights of convolutions, relative to their norm; null: SGD for all"
     )
     schedule: Literal["cosine", "one_cycle"] = Field(description="After the linear warm-up: cosine or linear to 0")
     warmup_epochs: NonNegativeFloat
     momentum: Fraction
-    weight_decay: NonNegativeFloat = Field(description="Not on biases and normalization")
+    weight_decay: NonNegativeFloat = Field(description="Of SGD, not on biases and normalization")
     label_smoothing: Fraction
     ema_decay: Fraction = Field(description="Reached gradually; 0 keeps the raw weights")
     image_sizes: dict[Annotated[int, Field(ge=8, le=32)], PositiveFloat] = Field(

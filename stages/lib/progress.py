@@ -69,14 +69,25 @@ class Progress:
         """Training images a second since the epoch began, or since this process did."""
         return self._epoch_images / max(time.monotonic() - self._epoch_started, 1e-9)
 
-    def report(self, *, epoch: float, train_loss: float, val_error_pct: float, lr: float, images_per_s: float) -> None:
+    def report(
+        self,
+        *,
+        epoch: float,
+        train_loss: float,
+        val_error_pct: float,
+        image_size: int,
+        val_error_at_size_pct: float,
+        lr: float,
+        images_per_s: float,
+    ) -> None:
         """Print the line of an epoch."""
         if self._quiet:
             return
         elapsed = time.monotonic() - self._started
         left = timedelta(seconds=round(elapsed * self._left / self._done)) if self._done else "?"
         tqdm.write(
-            f"epoch {epoch:3g}/{self._epochs:g}  loss {train_loss:6.3f}  val error {val_error_pct:6.2f} %  "
+            f"epoch {epoch:3g}/{self._epochs:g}  loss {train_loss:6.3f}  val error {val_error_pct:6.2f} %, "
+            f"{val_error_at_size_pct:6.2f} at {image_size} px  "
             f"lr {lr:.5f}  {images_per_s:8,.0f} images/s  left {left}"
         )
         sys.stdout.flush()  # a log should show it now

@@ -76,8 +76,9 @@ class Run:
         self._graph: torch.cuda.CUDAGraph | None = None
         weights = [weight for weight in self.model.parameters() if weight.dim() > 1]
         others = [weight for weight in self.model.parameters() if weight.dim() <= 1]
-        # Masks of the weights that stay zero; a list of detached views, as the foreach functions want it.
-        self.masked = [weight.detach() for weight in weights] if keep_zeros or rising else []
+        # Masks of the weights that stay zero; lists of detached views, as the foreach functions want them.
+        self._sparse = weights if keep_zeros or rising else []
+        self.masked = [weight.detach() for weight in self._sparse]
         self.masks = [(weight != 0).to(weight.dtype) for weight in self.masked]
         self._averages_of_masked = [weight.detach() for weight in self.average.parameters() if weight.dim() > 1]
         self._scales = [m.weight for m in self.model.modules() if isinstance(m, nn.BatchNorm2d) and scale_penalty]
@@ -92,8 +93,7 @@ class Run:
         )
         self.optimizers: list[torch.optim.Optimizer] = [sgd]
         if recipe.muon_lr is not None:
-            options = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
-            self.optimizers.append(Muon(by_muon, lr=recipe.muon_lr, dtype=self.precision, **options))
+            self.optimizers.append(Muon(by_muon, lr=recipe.muon_lr, momentum=recipe.momentum, dtype=self.precision))
         self._optimizer_of = {
             weight: optimizer
             for optimizer in self.optimizers
@@ -133,6 +133,8 @@ class Run:
         for scale in self._scales:  # the gradient of its L1 norm
             assert scale.grad is not None
             scale.grad += self.scale_penalty * scale.detach().sign()
+        if self.masked:  # or the gradients of weights that stay zero would dominate what Muon makes orthogonal
+            torch._foreach_mul_([weight.grad for weight in self._sparse], self.masks)
         for optimizer in self.optimizers:
             optimizer.step()
         self.loss_sum += mean_over_processes(loss)
@@ -140,6 +142,9 @@ class Run:
             if self.rising and (sparsity := self.rising.due(step, self.num_steps)) is not None:
                 self.masks = magnitude_masks(self.masked, sparsity=sparsity, scope=self.rising.scope)
                 torch._foreach_mul_(self._averages_of_masked, self.masks)
+                for weight, mask in zip(self._sparse, self.masks, strict=True):
+                    if (momentum := self._optimizer_of[weight].state[weight].get("momentum_buffer")) is not None:
+                        momentum.mul_(mask)
             if self.masked:
                 torch._foreach_mul_(self.masked, self.masks)
             # The average warms up: early weights are worth little.

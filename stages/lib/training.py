@@ -42,7 +42,8 @@ class Trained:
 
     Attributes:
         model: The moving average of the weights at the last step (no epoch is picked), on the CPU.
-        curve: A row for each epoch, the last one whole or not: epoch, train_loss, val_error_pct, lr, images_per_s.
+        curve: A row for each epoch, the last one whole or not: epoch, train_loss, val_error_pct, image_size (of the
+            last step), val_error_at_size_pct (on validation images of that size), lr, images_per_s.
         facts: What it took: seconds, num_steps, num_train_images, num_val_images, device, precision, torch.
         resume_file: To be deleted once the model is safely written.
     """
@@ -100,11 +101,12 @@ def fit(
     )
     resume_file = ResumeFile(_fingerprint(model, train, run))
     first = rank() == 0
-    val_pixels = torch.from_numpy(val.pixels).to(run.device)
     val_labels = torch.from_numpy(val.labels).to(run.device)
+    full_size = val.pixels.shape[1]
 
-    def val_error() -> float:
-        return error_rate(run.average, val_pixels, val_labels, precision=run.precision)
+    def val_error(size: int = full_size) -> float:
+        pixels = augmentation.resident(val.pixels, size=size, padding=0, device=run.device)
+        return error_rate(run.average, pixels, val_labels, precision=run.precision)
 
     def save() -> None:
         if first:
@@ -122,7 +124,7 @@ def fit(
         if first:
             print(f"going on from step {step} of {run.num_steps} ({resume_file.path})", flush=True)
     elif evaluate_first:
-        curve.append({"epoch": 0, "train_loss": None, "val_error_pct": val_error(), "lr": 0.0, "images_per_s": None})
+        curve.append({"epoch": 0, "val_error_pct": val_error(), "lr": 0.0})
 
     costs = [run.size(step) ** 2 + PIXELS_OF_AN_IMAGE for step in range(run.num_steps)]
     last_save, saving_s = time.monotonic(), 0.0
@@ -141,13 +143,17 @@ def fit(
                 if not math.isfinite(loss):
                     raise ValueError(f"the loss of epoch {done:g} must be finite, got {loss}; lower lr ({recipe.lr})")
                 run.loss_sum.zero_()
-                images_per_s = progress.images_per_s()
-                row: dict[str, Any] = {
+                row = {
                     "epoch": done,
                     "train_loss": loss,
-                    "val_error_pct": val_error(),
                     "lr": run.lr(step - 1),
-                    "images_per_s": images_per_s,
+                    "images_per_s": progress.images_per_s(),
+                }
+                size, error = run.size(step - 1), val_error()
+                row |= {
+                    "val_error_pct": error,
+                    "image_size": size,
+                    "val_error_at_size_pct": error if size == full_size else val_error(size),
                 }
                 progress.report(**row)
                 progress.start_epoch()
@@ -185,7 +191,15 @@ def write_trained(trained: Trained, name: str) -> None:
     """Write the model called `name`, its curve and its facts where later stages read them, in the first process."""
     if rank() > 0:
         return
-    curve = pd.DataFrame(trained.curve).round({"train_loss": 4, "val_error_pct": 2, "lr": 6, "images_per_s": 1})
+    digits = {
+        "train_loss": 4,
+        "val_error_pct": 2,
+        "image_size": 0,
+        "val_error_at_size_pct": 2,
+        "lr": 6,
+        "images_per_s": 1,
+    }
+    curve = pd.DataFrame(trained.curve, columns=["epoch", *digits]).astype({"image_size": "Int64"}).round(digits)
     with replacing(Path(f"reports/curves/{name}.csv")) as path:
         curve.to_csv(path, index=False)
     with replacing(Path(f"artifacts/training/{name}.json")) as path:
