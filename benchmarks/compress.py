@@ -26,12 +26,13 @@ import onnx
 from tabulate import tabulate
 
 from benchmarks.here import setting
-from stages.lib.data import Images, read_images, split_validation
-from stages.lib.engines import OnnxEngine
-from stages.lib.errors import one_line_errors
-from stages.lib.inference import classify, error_pct, open_session
-from stages.lib.measuring import count_threads, measure
+from stages.lib.images import Images, read_images, split_validation
 from stages.lib.params import load_params
+from stages.lib.profiling.engines import OnnxEngine
+from stages.lib.profiling.machine import count_threads
+from stages.lib.profiling.measuring import measure
+from stages.lib.runtime.session import classify, error_pct, open_session
+from stages.lib.stage import one_line_errors
 from stages.quantize import SEED
 
 FP32, OURS = "fp32", "ours"
@@ -111,7 +112,7 @@ def quantize_onnxruntime(fp32_path: Path, int8_path: Path, calibration: np.ndarr
     """
     from onnxruntime.quantization import quant_pre_process, quantize_static
 
-    from stages.lib.calibration import Batches
+    from stages.lib.quantization.calibration import Batches
 
     prepared = int8_path.with_suffix(".prepared.onnx")
     with contextlib.redirect_stdout(io.StringIO()):  # it prints

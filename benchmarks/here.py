@@ -15,17 +15,20 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
+from stages.lib.report.formatting import times
 from tabulate import tabulate
 
-from stages.lib.engines import OnnxEngine
-from stages.lib.errors import one_line_errors
-from stages.lib.inference import open_session, read_evaluated
-from stages.lib.measuring import CPU_FLAGS, Measurement, count_threads, describe_cpu, measure
-from stages.lib.params import Precision, load_params, variant_name
-from stages.lib.wording import times
+from stages.lib.artifacts import METRICS, evaluation_path, model_path, onnx_path, packed_path, profile_path, read_json
+from stages.lib.models import MODELS, PRECISIONS, Model, variant_name
+from stages.lib.params import load_params
+from stages.lib.profiling.engines import OnnxEngine
+from stages.lib.profiling.machine import CPU_FLAGS, count_threads, describe_cpu
+from stages.lib.profiling.measuring import Measurement, measure
+from stages.lib.runtime.session import open_session, read_evaluated
+from stages.lib.stage import one_line_errors
 
 DOT_PRODUCTS = "asimddp"  # ARM's instructions for int8
 HEADERS = (
@@ -44,10 +47,9 @@ def main() -> None:
     params = load_params()
     threads = count_threads(params.profile.threads)
     with tempfile.TemporaryDirectory() as folder:
-        paths = find_files(params.models.reported, params.models.packed, exports=Path(folder))
-        refuse_others(params.models.reported, paths, exports=Path(folder))
-        metrics = json.loads(Path("metrics.json").read_text(encoding="utf-8"))
-        costs = json.loads(Path("artifacts/profile.json").read_text(encoding="utf-8"))["variants"]
+        paths = find_files(list(MODELS.values()), exports=Path(folder))
+        refuse_others(list(MODELS), paths, exports=Path(folder))
+        metrics, costs = read_json(METRICS), read_json(profile_path())["variants"]
         recorded = {name: metrics[name] | costs[name] for name in metrics.keys() & costs}  # the latter rounded less
         if unknown := [name for name in paths if name not in recorded]:
             raise ValueError(f"metrics.json must hold every variant, found none of {unknown}; run dvc repro")
@@ -62,7 +64,7 @@ def main() -> None:
     print(tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True))
 
 
-def find_files(models: Sequence[str], packed: Sequence[str], *, exports: Path) -> dict[str, Path]:
+def find_files(models: Sequence[Model], *, exports: Path) -> dict[str, Path]:
     """The file of each variant that can be measured; what is missing in fp32 is exported to the folder `exports`.
 
     Raises:
@@ -70,17 +72,15 @@ def find_files(models: Sequence[str], packed: Sequence[str], *, exports: Path) -
     """
     paths = {}
     for model in models:
-        for precision in get_args(Precision):
-            name = variant_name(model, precision)
-            path = Path(f"artifacts/{precision}/{model}.onnx")
-            if model in packed:
-                path = Path(f"artifacts/packed/{model}-{precision}.onnx.packed")
-            elif precision == "fp32" and not path.is_file():
+        for precision in PRECISIONS:
+            name = variant_name(model.name, precision)
+            path = (packed_path if model.packed else onnx_path)(model.name, precision)
+            if precision == "fp32" and not model.packed and not path.is_file():
                 if importlib.util.find_spec("torch") is None:
                     print(f"{name} is left out: to export it takes PyTorch")
                     continue
-                path = exports / f"{model}.onnx"
-                export(model, path)
+                path = exports / f"{model.name}.onnx"
+                export(model.name, path)
             if not path.is_file():
                 raise ValueError(f"{path} must be the file of {name}, found none; run dvc pull --allow-missing")
             paths[name] = path
@@ -94,24 +94,24 @@ def refuse_others(models: Sequence[str], paths: Mapping[str, Path], *, exports: 
         ValueError: If a file is another.
     """
     for model in models:
-        for precision in get_args(Precision):
+        for precision in PRECISIONS:
             path = paths.get(variant_name(model, precision))
             if path is not None and path.parent != exports:
-                read_evaluated(path, Path(f"artifacts/evaluation/{model}-{precision}.json"))
+                read_evaluated(path, evaluation_path(model, precision))
 
 
 def export(model: str, path: Path) -> None:
     """Export a model's checkpoint to ONNX, with the class names of its int8 file."""
-    from stages.lib.checkpoint import load_model
-    from stages.lib.export import export_onnx
+    from stages.lib.network.checkpoint import load_model
+    from stages.lib.quantization.export import export_onnx
 
-    named = Path(f"artifacts/int8/{model}.onnx")
+    named = onnx_path(model, "int8")
     if not named.is_file():
         raise ValueError(f"{named} must be the file of {model}-int8, found none; run dvc pull --allow-missing")
     int8 = open_session(named, threads=1)
     classes = json.loads(int8.get_modelmeta().custom_metadata_map["classes"])
     print(f"exporting {model}", flush=True)
-    export_onnx(load_model(Path(f"artifacts/models/{model}.safetensors")), path, classes=classes)
+    export_onnx(load_model(model_path(model)), path, classes=classes)
 
 
 def table_rows(

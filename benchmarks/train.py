@@ -28,11 +28,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from stages.lib.costs import count_macs
-from stages.lib.data import Images
-from stages.lib.devices import pick_precision
-from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
-from stages.lib.params import load_params
-from stages.lib.run import Run
+from stages.lib.images import Images
+from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
+from stages.lib.params import Compute, load_params
+from stages.lib.training.devices import pick_precision
+from stages.lib.training.step import Run
 
 ROUNDS = 5
 STEPS = {"cpu": 4, "cuda": 40}  # of a round
@@ -44,8 +44,10 @@ CUSTOMARY = "customary, fp32"
 AS_GRAPH = "ours, bf16, as a CUDA graph"
 PRESET = "ours, as in cpu.yaml"
 
-CPU_RECIPE = load_params(Path("presets/cpu.yaml")).train.model_copy(update={"epochs": 100})
-GPU_RECIPE = load_params(Path("presets/gpu.yaml")).train.model_copy(update={"augmentation": CPU_RECIPE.augmentation})
+CPU_RECIPE = load_params(Path("presets/cpu.yaml"), complete=False).train.model_copy(update={"epochs": 100})
+GPU_RECIPE = load_params(Path("presets/gpu.yaml"), complete=False).train.model_copy(
+    update={"augmentation": CPU_RECIPE.augmentation}
+)
 RECIPES = {"cpu": CPU_RECIPE, "cuda": GPU_RECIPE}  # with the augmentation of the customary loop
 
 
@@ -104,22 +106,22 @@ def ours(images: Images, device: torch.device, **changes: object) -> Callable[[]
     """A function that makes one step of our loop, on whole images, with `changes` to the recipe of the preset."""
     whole = {"device": device.type, "image_sizes": {32: 1}, "muon_lr": None}  # SGD, as in the customary loop
     recipe = RECIPES[device.type].model_copy(update=whole | changes)
-    run = Run(new_model(), images, recipe=recipe, keep_zeros=False)
+    run = Run(new_model(), images, recipe=recipe, compute=Compute(device=device.type))
     steps = iter(range(run.num_steps))
     return lambda: run.train_step(next(steps))
 
 
 def ours_as_preset(images: Images, _device: torch.device) -> Callable[[], None]:
     """A function that makes one step of our loop, on images of the preset's sizes in turns."""
-    recipe = CPU_RECIPE.model_copy(update={"device": "cpu"})
     # One for each size, since a run resizes all images whenever the size changes, in training twice in all.
-    runs = {size: Run(new_model(), images, recipe=recipe, keep_zeros=False) for size in recipe.image_sizes}
+    compute = Compute(device="cpu")
+    runs = {size: Run(new_model(), images, recipe=CPU_RECIPE, compute=compute) for size in CPU_RECIPE.image_sizes}
     first = next(iter(runs.values()))
-    steps = itertools.cycle(range(0, first.num_steps, first.num_steps // STEPS_OF_PRESET))
+    steps = itertools.cycle(range(0, first.batches.num_steps, first.batches.num_steps // STEPS_OF_PRESET))
 
     def train_step() -> None:
         step = next(steps)
-        runs[first.size(step)].train_step(step)
+        runs[first.batches.image_size(step)].train_step(step)
 
     return train_step
 
@@ -162,9 +164,9 @@ def random_images() -> Images:
 
 LOOPS: dict[str, Callable[[Images, torch.device], Callable[[], None]]] = {
     CUSTOMARY: customary,
-    "ours, fp32": lambda images, device: ours(images, device, precision="fp32", cuda_graph=False),
-    "ours, bf16": lambda images, device: ours(images, device, precision="bf16", cuda_graph=False),
-    AS_GRAPH: lambda images, device: ours(images, device, precision="bf16", cuda_graph=True),
+    "ours, fp32": lambda images, device: ours(images, Compute(device=device.type, precision="fp32", cuda_graph=False)),
+    "ours, bf16": lambda images, device: ours(images, Compute(device=device.type, precision="bf16", cuda_graph=False)),
+    AS_GRAPH: lambda images, device: ours(images, Compute(device=device.type, precision="bf16")),
     PRESET: ours_as_preset,
     "matrix products, fp32": lambda _, device: products(device, torch.float32),
     "matrix products, bf16": lambda _, device: products(device, torch.bfloat16),

@@ -8,7 +8,6 @@ not depend on a noisy timing, so nothing is written.
 import argparse
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,12 +17,13 @@ from onnx import TensorProto, helper, numpy_helper
 from tabulate import tabulate
 from torch import nn
 
-from stages.lib.checkpoint import load_model
-from stages.lib.errors import one_line_errors
-from stages.lib.googlenet import ConvBN, GoogLeNet
+from stages.lib.artifacts import model_path
+from stages.lib.network.checkpoint import load_model
+from stages.lib.network.googlenet import ConvBN, GoogLeNet
 from stages.lib.params import load_params
+from stages.lib.stage import one_line_errors
 
-BASE = Path("artifacts/models/base.safetensors")
+BASE = model_path("base")
 GAIN = 1.05  # below this a difference may be noise
 ROUNDS, CALLS = 30, 20
 HEADERS = ("layer", "rank", "whole, us", "two layers, us", "times as fast")

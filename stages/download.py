@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.lib.canonical import Split, digest
-from stages.lib.errors import one_line_errors
-from stages.lib.files import replacing
+from stages.lib.artifacts import replacing
 from stages.lib.params import load_params
-from stages.lib.sources import load_dataset
+from stages.lib.sources.canonical import Split, digest
+from stages.lib.sources.datasets import load_dataset
+from stages.lib.stage import one_line_errors
 
 
 def write_split(path: Path, split: Split, classes: tuple[str, ...]) -> None:

@@ -1,11 +1,9 @@
 """Replace layers of the base model by two thinner ones each: `python -m stages.factorize`."""
 
 import argparse
-import json
-from pathlib import Path
 
-from stages.lib.errors import one_line_errors
 from stages.lib.params import load_params
+from stages.lib.stage import one_line_errors
 
 SEED = 0  # of the choice of images
 
@@ -14,17 +12,16 @@ def main() -> None:
     """Read data/train.npz and the base model, write the factorized one and its ranks."""
     params = load_params()
 
-    from stages.lib.checkpoint import load_model, save_model
+    from stages.lib.artifacts import compressed_path, compression_path, model_path, write_json
     from stages.lib.costs import count_macs
-    from stages.lib.data import random_batch, read_images, split_validation
-    from stages.lib.files import replacing
+    from stages.lib.images import random_batch, read_training_images
     from stages.lib.lowrank import factorize
-    from stages.lib.pruning import reestimate_batch_norm
+    from stages.lib.network.checkpoint import load_model, save_model
+    from stages.lib.pruning.batch_norm import reestimate_batch_norm
 
-    images = read_images(Path("data/train.npz"))
-    train, _ = split_validation(images, per_class=params.data.val_per_class, seed=params.data.seed)
+    train, _ = read_training_images(params.data)
     examples, _ = random_batch(train, params.lowrank.images, seed=SEED)
-    base = load_model(Path("artifacts/models/base.safetensors"))
+    base = load_model(model_path("base"))
     factorized = factorize(
         base,
         examples,
@@ -33,11 +30,10 @@ def main() -> None:
         round_to=params.lowrank.round_to,
     )
     factorized = reestimate_batch_norm(factorized, examples)
-    save_model(factorized, Path("artifacts/compressed/lowrank.safetensors"))
+    save_model(factorized, compressed_path("lowrank"))
     architecture = factorized.architecture
-    facts = {"base_widths": base.architecture.widths, "widths": architecture.widths, "ranks": architecture.ranks}
-    with replacing(Path("artifacts/compression/lowrank.json")) as path:
-        path.write_text(json.dumps(facts, sort_keys=True) + "\n", encoding="utf-8")
+    shapes = {"base_widths": base.architecture.widths, "widths": architecture.widths, "ranks": architecture.ranks}
+    write_json(compression_path("lowrank"), shapes)
     macs, before = (count_macs(model, examples[:1]) / 1e6 for model in (factorized, base))
     print(
         f"lowrank: {sum(map(bool, architecture.ranks))} layers factorized, {macs:.0f} of {before:.0f} million MACs left"

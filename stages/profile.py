@@ -1,18 +1,18 @@
 """Measure what every variant costs on this machine, all of them side by side: `python -m stages.profile`."""
 
 import argparse
-import json
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from stages.lib.engines import EagerEngine, OnnxEngine
-from stages.lib.errors import one_line_errors
-from stages.lib.files import replacing
-from stages.lib.inference import read_evaluated
-from stages.lib.measuring import Engine, Measurement, count_threads, describe_machine, measure
-from stages.lib.params import Precision, load_params, variant_name
+from stages.lib.artifacts import evaluation_path, model_path, onnx_path, packed_path, profile_path, write_json
+from stages.lib.models import MODELS, PRECISIONS, variant_name
+from stages.lib.params import load_params
+from stages.lib.profiling.engines import EagerEngine, OnnxEngine
+from stages.lib.profiling.machine import count_threads, describe_machine
+from stages.lib.profiling.measuring import Engine, Measurement, measure
+from stages.lib.runtime.session import read_evaluated
+from stages.lib.stage import one_line_errors
 
 COUNTS = ("num_parameters", "num_nonzero_parameters", "macs")
 
@@ -20,33 +20,29 @@ COUNTS = ("num_parameters", "num_nonzero_parameters", "macs")
 def main() -> None:
     """Read the models and their ONNX files, packed where they ship packed, write artifacts/profile.json."""
     params = load_params()
-    models, precisions = params.models.reported, get_args(Precision)
     threads = count_threads(params.profile.threads)
 
     engines: dict[str, Callable[[], Engine]] = {}
     onnx_bytes: dict[str, int] = {}
-    for model in models:
-        engines[f"{model} in PyTorch"] = partial(EagerEngine, Path(f"artifacts/models/{model}.safetensors"), threads)
-        for precision in precisions:
-            path = (
-                Path(f"artifacts/packed/{model}-{precision}.onnx.packed")
-                if model in params.models.packed
-                else Path(f"artifacts/{precision}/{model}.onnx")
-            )
-            onnx_file = read_evaluated(path, Path(f"artifacts/evaluation/{model}-{precision}.json"))
-            onnx_bytes[variant_name(model, precision)] = len(onnx_file)
-            engines[variant_name(model, precision)] = partial(OnnxEngine, path, threads)
+    for each in MODELS.values():
+        engines[f"{each.name} in PyTorch"] = partial(EagerEngine, model_path(each.name), threads)
+        for precision in PRECISIONS:
+            path = (packed_path if each.packed else onnx_path)(each.name, precision)
+            onnx_file = read_evaluated(path, evaluation_path(each.name, precision))
+            name = variant_name(each.name, precision)
+            onnx_bytes[name] = len(onnx_file)
+            engines[name] = partial(OnnxEngine, path, threads)
     print(f"measuring {len(engines)} engines, threads: {threads}", flush=True)
     measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
 
     machine = describe_machine(threads=threads)
     eager, variants = {}, {}
-    for model in models:
+    for model in MODELS:
         measurement = measured[f"{model} in PyTorch"]
         machine["gpu"] = measurement.facts.pop("gpu")
         eager[model] = measurement.facts | latencies(measurement, "eager", rounds=params.profile.rounds)
         counts = {key: measurement.facts[key] for key in COUNTS}
-        for precision in precisions:
+        for precision in PRECISIONS:
             name = variant_name(model, precision)
             costs = measured[name].facts | {"onnx_bytes": onnx_bytes[name]}
             variants[name] = counts | costs | latencies(measured[name], "cpu", rounds=params.profile.rounds)
@@ -58,8 +54,7 @@ def main() -> None:
         "variants": variants,
         "eager": eager,
     }
-    with replacing(Path("artifacts/profile.json")) as path:
-        path.write_text(json.dumps(profile, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(profile_path(), profile)
 
 
 def latencies(measurement: Measurement, where: str, *, rounds: int) -> dict[str, Any]:

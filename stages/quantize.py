@@ -1,12 +1,10 @@
 """Export a model to ONNX and quantize it to int8: `python -m stages.quantize base`."""
 
 import argparse
-import json
-from pathlib import Path
-from typing import get_args
 
-from stages.lib.errors import one_line_errors
-from stages.lib.params import Model, load_params
+from stages.lib.models import MODELS, PRECISIONS
+from stages.lib.params import load_params
+from stages.lib.stage import one_line_errors
 
 SEED = 0  # of the choice of calibration images
 
@@ -15,26 +13,25 @@ def main() -> None:
     """Read data/train.npz and the model, write its fp32 and its int8 ONNX file, and how the latter was calibrated."""
     params = load_params()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=get_args(Model))
+    parser.add_argument("model", choices=MODELS)
     name = parser.parse_args().model
 
     import numpy as np
 
-    from stages.lib.checkpoint import load_model
-    from stages.lib.data import read_images, split_validation
-    from stages.lib.export import export_onnx
-    from stages.lib.files import replacing
-    from stages.lib.packing import pack
-    from stages.lib.quantization import choose_calibration
+    from stages.lib.artifacts import model_path, onnx_path, quantization_path, write_json
+    from stages.lib.images import read_training_images
+    from stages.lib.network.checkpoint import load_model
+    from stages.lib.quantization.export import export_onnx
+    from stages.lib.quantization.static import choose_calibration
+    from stages.lib.runtime.packing import pack
 
-    fp32_path, int8_path = (Path(f"artifacts/{precision}/{name}.onnx") for precision in ("fp32", "int8"))
-    images = read_images(Path("data/train.npz"))
-    train, validation = split_validation(images, per_class=params.data.val_per_class, seed=params.data.seed)
+    fp32_path, int8_path = paths = [onnx_path(name, precision) for precision in PRECISIONS]
+    train, validation = read_training_images(params.data)
     # At random, so spread over the classes; all of them where there are fewer than asked for.
     chosen = np.random.default_rng(SEED).permutation(len(train))[: max(params.quantize.calibration_images)]
 
     print(f"exporting {name}", flush=True)
-    export_onnx(load_model(Path(f"artifacts/models/{name}.safetensors")), fp32_path, classes=images.classes)
+    export_onnx(load_model(model_path(name)), fp32_path, classes=train.classes)
     print(f"quantizing {name}", flush=True)
     facts = choose_calibration(
         fp32_path,
@@ -47,11 +44,10 @@ def main() -> None:
         reduce_range=params.quantize.reduce_range,
     )
     # Of every model, so that a sparse one that ships packed can be compared with the others.
-    facts["packed_bytes"] = {path.parent.name: len(pack(path.read_bytes())) for path in (fp32_path, int8_path)}
-    with replacing(Path(f"artifacts/quantization/{name}.json")) as output:
-        output.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    facts["packed_bytes"] = {path.parent.name: len(pack(path.read_bytes())) for path in paths}
+    write_json(quantization_path(name), facts)
     print(f"chosen: {facts['calibration_method']} of {facts['calibration_images']} images")
-    print(", ".join(f"{path}: {path.stat().st_size / 1e6:.2f} MB" for path in (fp32_path, int8_path)))
+    print(", ".join(f"{path}: {path.stat().st_size / 1e6:.2f} MB" for path in paths))
 
 
 if __name__ == "__main__":

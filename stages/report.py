@@ -8,12 +8,11 @@ from typing import TypeVar, get_args
 
 from pydantic import ValidationError
 
-from stages.lib.errors import one_line_errors
-from stages.lib.figures import draw_channels, draw_curves, draw_tradeoffs
-from stages.lib.files import replacing
+from stages.lib.artifacts import replacing
 from stages.lib.params import Params, Precision, load_params, variant_name
-from stages.lib.reporting import render_report
-from stages.lib.results import (
+from stages.lib.report.figures import draw_channels, draw_curves, draw_tradeoffs
+from stages.lib.report.reporting import render_report
+from stages.lib.report.results import (
     Accuracy,
     Compression,
     Epoch,
@@ -25,6 +24,7 @@ from stages.lib.results import (
     Variant,
     metrics,
 )
+from stages.lib.stage import one_line_errors
 
 File = TypeVar("File", bound=Measured)
 

@@ -1,11 +1,9 @@
 """Train the base model: `python -m stages.train`."""
 
 import argparse
-from pathlib import Path
 
-from stages.lib.errors import one_line_errors
-from stages.lib.launcher import relaunch
 from stages.lib.params import load_params
+from stages.lib.stage import one_line_errors, relaunch
 
 
 def main() -> None:
@@ -14,25 +12,24 @@ def main() -> None:
     relaunch("stages.train")
     import torch
 
-    from stages.lib.data import channel_statistics, read_images, split_validation
-    from stages.lib.distributed import process_group
-    from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
-    from stages.lib.training import fit, write_trained
+    from stages.lib.images import channel_statistics, read_training_images
+    from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
+    from stages.lib.training.distributed import process_group
+    from stages.lib.training.fit import fit, write_trained
 
-    images = read_images(Path("data/train.npz"))
-    train, val = split_validation(images, per_class=params.data.val_per_class, seed=params.data.seed)
+    train, val = read_training_images(params.data)
     torch.manual_seed(params.train.seed)
     model = GoogLeNet(
         Architecture(
             widths=scaled_widths(params.model.width),
-            num_classes=len(images.classes),
+            num_classes=len(train.classes),
             stem_pool=params.model.stem_pool,
             dropout=params.model.dropout,
         )
     )
     model.set_normalization(*channel_statistics(train))
     with process_group():
-        write_trained(fit(model, train, val, recipe=params.train), "base")
+        write_trained(fit(model, train, val, recipe=params.train, compute=params.compute), "base")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib.data import Images
-from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
+from stages.lib.images import Images
+from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]

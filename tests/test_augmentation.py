@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib import augmentation
-from stages.lib.data import Images
+from stages.lib.images import Images
 from stages.lib.params import Params
+from stages.lib.training import augmentation
 
 CPU = torch.device("cpu")
 

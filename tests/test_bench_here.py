@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks import here
-from stages.lib.checkpoint import save_model
-from stages.lib.export import export_onnx
-from stages.lib.googlenet import GoogLeNet
-from stages.lib.measuring import Measurement
-from stages.lib.packing import pack
+from stages.lib.network.checkpoint import save_model
+from stages.lib.network.googlenet import GoogLeNet
+from stages.lib.profiling.measuring import Measurement
+from stages.lib.quantization.export import export_onnx
+from stages.lib.runtime.packing import pack
 
 
 @pytest.fixture

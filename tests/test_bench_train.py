@@ -7,9 +7,9 @@ import torch
 
 from benchmarks import train
 from stages.lib.costs import count_macs
-from stages.lib.data import Images
-from stages.lib.googlenet import GoogLeNet
-from stages.lib.run import Run
+from stages.lib.images import Images
+from stages.lib.network.googlenet import GoogLeNet
+from stages.lib.training.step import Run
 
 CPU = torch.device("cpu")
 

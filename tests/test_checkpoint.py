@@ -9,10 +9,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from stages.lib.checkpoint import load_model, save_model
-from stages.lib.googlenet import GoogLeNet
 from stages.lib.lowrank import factorize
-from stages.lib.pruning import prune_channels, prune_weights
+from stages.lib.network.checkpoint import load_model, save_model
+from stages.lib.network.googlenet import GoogLeNet
+from stages.lib.pruning.channels import prune_channels
+from stages.lib.pruning.weights import prune_weights
 
 KINDS: dict[str, Callable[[GoogLeNet], GoogLeNet]] = {
     "base": lambda model: model,

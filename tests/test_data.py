@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from stages.download import write_split
-from stages.lib.canonical import Split
-from stages.lib.data import Images, channel_statistics, random_batch, read_images, split_validation
+from stages.lib.images import Images, channel_statistics, random_batch, read_images, split_validation
+from stages.lib.sources.canonical import Split
 
 
 def test_read_gives_back_what_download_wrote(tmp_path: Path, images: Images) -> None:

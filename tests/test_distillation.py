@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stages.lib import training
-from stages.lib.data import Images
-from stages.lib.distillation import distillation_loss, standardize
-from stages.lib.googlenet import GoogLeNet
+from stages.lib.images import Images
+from stages.lib.network.googlenet import GoogLeNet
 from stages.lib.params import Distillation, Params, StudentRecipe
+from stages.lib.training import fit as training
+from stages.lib.training.distillation import distillation_loss, standardize
 
 LABELS_LOSS = torch.tensor(3.0)
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from stages import download
-from stages.lib import sources
-from stages.lib.distributed import SynchronizedBatchNorm, any_of_them, from_first, synchronize_batch_norm
-from stages.lib.googlenet import GoogLeNet
-from stages.lib.launcher import LAUNCHER, relaunch
+from stages.lib.network.googlenet import GoogLeNet
+from stages.lib.sources import datasets as sources
+from stages.lib.stage import LAUNCHER, relaunch
+from stages.lib.training.distributed import SynchronizedBatchNorm, any_of_them, from_first, synchronize_batch_norm
 
 ROOT = Path(__file__).parents[1]
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -26,12 +26,12 @@ TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-nod
 IN_DOUBLE_PRECISION = """
 from pathlib import Path
 import torch
-from stages.lib import muon
-from stages.lib.data import read_images, split_validation
-from stages.lib.distributed import process_group
-from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
+from stages.lib.training import muon
+from stages.lib.images import read_images, split_validation
+from stages.lib.training.distributed import process_group
+from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.params import load_params
-from stages.lib.training import fit, write_trained
+from stages.lib.training.fit import fit, write_trained
 
 train, val = split_validation(read_images(Path("data/train.npz")), per_class=4, seed=0)
 torch.manual_seed(0)

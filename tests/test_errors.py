@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.lib.checkpoint import load_model
-from stages.lib.data import read_images
-from stages.lib.errors import one_line_errors
+from stages.lib.images import read_images
+from stages.lib.network.checkpoint import load_model
+from stages.lib.stage import one_line_errors
 
 
 @pytest.mark.parametrize("read", [read_images, load_model, Path.read_bytes])

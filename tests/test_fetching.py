@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib.fetching import fetch
+from stages.lib.sources.downloads import fetch
 
 CONTENT = bytes(range(256)) * 2000  # 512,000 bytes, several chunks
 MD5 = hashlib.md5(CONTENT).hexdigest()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib.googlenet import Architecture, GoogLeNet, Inception, scaled_widths
+from stages.lib.network.googlenet import Architecture, GoogLeNet, Inception, scaled_widths
 
 
 def num_parameters(**changes: object) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.lib.inference import error_pct, find_missed, open_session
+from stages.lib.runtime.session import error_pct, find_missed, open_session
 
 LOGITS = np.array([[7, 6, 5, 4, 3, 2], [2, 3, 4, 5, 6, 7], [1, 9, 2, 8, 3, 7], [0, 0, 0, 0, 0, 1]], dtype=np.float32)
 
@@ -50,5 +50,5 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["evaluate", "pack", "profile"])
 def test_stage_does_not_import_torch(stage: str) -> None:
-    code = f"import sys, stages.{stage}, stages.lib.inference; assert 'torch' not in sys.modules"
+    code = f"import sys, stages.{stage}, stages.lib.runtime.session; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from stages import download
-from stages.lib import sources
+from stages.lib.sources import datasets as sources
 
 ROOT = Path(__file__).parents[1]
 SAVES_EVERY_STEP = "from stages import train; from stages.lib import training; training.SAVE_EVERY_S = 0; train.main()"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from stages.lib.costs import count_macs, count_parameters
-from stages.lib.googlenet import ConvBN, GoogLeNet
 from stages.lib.lowrank import Layer, factorize
+from stages.lib.network.googlenet import ConvBN, GoogLeNet
 
 ALL = [
     "stem.1", "stem.2", "blocks.0.branch2.1", "blocks.0.branch3.1", "blocks.3.branch1", "blocks.10.branch2.1", "linear",

@@ -15,15 +15,16 @@ import pytest
 import torch
 from torch import nn
 
-from stages.lib import inference, measuring
-from stages.lib.checkpoint import save_model
 from stages.lib.costs import count_macs, count_nonzero_parameters, count_parameters
-from stages.lib.engines import EagerEngine, MemoryGrowth, OnnxEngine
-from stages.lib.export import export_onnx
-from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
-from stages.lib.measuring import Measurement, measure
-from stages.lib.packing import pack
+from stages.lib.network.checkpoint import save_model
+from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.params import variant_name
+from stages.lib.profiling import measuring
+from stages.lib.profiling.engines import EagerEngine, MemoryGrowth, OnnxEngine
+from stages.lib.profiling.measuring import Measurement, measure
+from stages.lib.quantization.export import export_onnx
+from stages.lib.runtime import session as inference
+from stages.lib.runtime.packing import pack
 
 
 class Sleeper:

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from stages.lib.data import Images
-from stages.lib.googlenet import GoogLeNet
-from stages.lib.muon import Muon, orthogonalize
+from stages.lib.images import Images
+from stages.lib.network.googlenet import GoogLeNet
 from stages.lib.params import Params, Recipe
-from stages.lib.pruning import prune_weights
-from stages.lib.run import Run
-from stages.lib.sparsity import RisingSparsity
+from stages.lib.pruning.sparsity import RisingSparsity
+from stages.lib.pruning.weights import prune_weights
+from stages.lib.training.muon import Muon, orthogonalize
+from stages.lib.training.step import Run
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from stages.lib.export import export_onnx
-from stages.lib.googlenet import GoogLeNet
-from stages.lib.inference import open_session
-from stages.lib.packing import HEADER, MAGIC, pack, unpack
+from stages.lib.network.googlenet import GoogLeNet
+from stages.lib.quantization.export import export_onnx
+from stages.lib.runtime.packing import HEADER, MAGIC, pack, unpack
+from stages.lib.runtime.session import open_session
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,7 +93,7 @@ def test_packed_network_gives_the_same_logits_also_when_restored_by_hand(tiny: G
     )
     np.testing.assert_array_equal(logits, expected)
 
-    command = [sys.executable, "-m", "stages.lib.packing"]
+    command = [sys.executable, "-m", "stages.lib.runtime.packing"]
     subprocess.run([*command, packed_path, restored], check=True, cwd=ROOT)
     assert restored.read_bytes() == path.read_bytes()
     failed = subprocess.run([*command, path, restored], capture_output=True, text=True, cwd=ROOT)
@@ -102,5 +102,5 @@ def test_packed_network_gives_the_same_logits_also_when_restored_by_hand(tiny: G
 
 
 def test_restoring_imports_neither_torch_nor_onnx() -> None:
-    code = "import sys, stages.lib.packing; assert not {'torch', 'onnx', 'scipy'} & set(sys.modules)"
+    code = "import sys, stages.lib.runtime.packing; assert not {'torch', 'onnx', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

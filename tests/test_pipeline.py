@@ -14,10 +14,10 @@ import pytest
 import torch
 import yaml
 
-from stages.lib.checkpoint import load_model
-from stages.lib.data import channel_statistics, random_batch, read_images, split_validation
-from stages.lib.inference import classify, error_pct, open_session
-from stages.lib.pruning import reestimate_batch_norm
+from stages.lib.images import channel_statistics, random_batch, read_images, split_validation
+from stages.lib.network.checkpoint import load_model
+from stages.lib.pruning.batch_norm import reestimate_batch_norm
+from stages.lib.runtime.session import classify, error_pct, open_session
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib import pruning, run, training
-from stages.lib.data import Images
-from stages.lib.googlenet import GoogLeNet
+from stages.lib.images import Images
+from stages.lib.network.googlenet import GoogLeNet
 from stages.lib.params import Params, Prune, StudentRecipe
-from stages.lib.resume import ResumeFile
-from stages.lib.training import Trained
+from stages.lib.pruning import channels as pruning
+from stages.lib.training import fit as training
+from stages.lib.training import step as run
+from stages.lib.training.fit import Trained
+from stages.lib.training.resume import ResumeFile
 from stages.prune import prune_structured
 
 

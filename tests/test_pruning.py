@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from stages.lib import pruning
-from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
-from stages.lib.pruning import prune_channels, prune_weights, reestimate_batch_norm
+from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
+from stages.lib.pruning import channels as pruning
+from stages.lib.pruning.batch_norm import reestimate_batch_norm
+from stages.lib.pruning.channels import prune_channels
+from stages.lib.pruning.weights import prune_weights
 
 
 def test_structured_pruning_of_the_full_network_leaves_4_089_523_parameters() -> None:

@@ -13,15 +13,15 @@ import torch
 from onnxruntime.quantization import CalibrationMethod
 from torch import nn
 
-from stages.lib import quantization
-from stages.lib.calibration import activation_ranges, correct_biases
-from stages.lib.data import Images
-from stages.lib.export import export_onnx
-from stages.lib.googlenet import Architecture, GoogLeNet, scaled_widths
-from stages.lib.inference import classify, open_session
+from stages.lib.images import Images
 from stages.lib.lowrank import factorize
-from stages.lib.pruning import prune_weights
-from stages.lib.quantization import choose_calibration
+from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
+from stages.lib.pruning.weights import prune_weights
+from stages.lib.quantization import static as quantization
+from stages.lib.quantization.calibration import activation_ranges, correct_biases
+from stages.lib.quantization.export import export_onnx
+from stages.lib.quantization.static import choose_calibration
+from stages.lib.runtime.session import classify, open_session
 
 REPOSITORY = Path(__file__).parents[1]
 CLASSES = tuple(f"class {i}" for i in range(10))

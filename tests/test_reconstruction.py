@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.lib import reconstruction
-from stages.lib.googlenet import GoogLeNet
-from stages.lib.pruning import prune_weights
-from stages.lib.reconstruction import reconstruct
+from stages.lib.network.googlenet import GoogLeNet
+from stages.lib.pruning import reconstruction
+from stages.lib.pruning.reconstruction import reconstruct
+from stages.lib.pruning.weights import prune_weights
 
 
 def test_a_network_that_lost_nothing_stays_as_it_is(tiny: GoogLeNet) -> None:

@@ -14,12 +14,11 @@ import pytest
 import yaml
 
 from stages import report
-from stages.lib.errors import one_line_errors
-from stages.lib.figures import _spread, draw_channels, draw_curves, draw_tradeoffs
 from stages.lib.params import load_params
-from stages.lib.reporting import render_report
-from stages.lib.results import Accuracy, Cost, Epoch, Results, Variant
-from stages.lib.wording import (
+from stages.lib.report.figures import _spread, draw_channels, draw_curves, draw_tradeoffs
+from stages.lib.report.reporting import render_report
+from stages.lib.report.results import Accuracy, Cost, Epoch, Results, Variant
+from stages.lib.report.wording import (
     duration,
     error_verdict,
     latency_verdict,
@@ -30,6 +29,7 @@ from stages.lib.wording import (
     size_verdict,
     standard_error_pct,
 )
+from stages.lib.stage import one_line_errors
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("base", "structured", "unstructured", "lowrank", "distilled")

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stages.lib import augmentation
-from stages.lib.data import Images
-from stages.lib.distillation import distillation_loss
-from stages.lib.googlenet import GoogLeNet
+from stages.lib.images import Images
+from stages.lib.network.googlenet import GoogLeNet
 from stages.lib.params import Params, Recipe, StudentRecipe
-from stages.lib.run import Run
-from stages.lib.sparsity import RisingSparsity
+from stages.lib.pruning.sparsity import RisingSparsity
+from stages.lib.training import augmentation
+from stages.lib.training.distillation import distillation_loss
+from stages.lib.training.step import Run
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from stages.lib.params import Params, Recipe
-from stages.lib.schedule import image_size, learning_rate
+from stages.lib.training.schedule import image_size, learning_rate
 
 
 @pytest.fixture

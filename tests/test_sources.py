@@ -19,8 +19,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from stages import download
-from stages.lib import cifar100, sources
-from stages.lib.canonical import Dataset, Split, canonical, digest, limit
+from stages.lib.sources import cifar100
+from stages.lib.sources import datasets as sources
+from stages.lib.sources.canonical import Dataset, Split, canonical, digest, limit
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "cifar100"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.lib.sparsity import RisingSparsity, magnitude_masks
+from stages.lib.pruning.sparsity import RisingSparsity, magnitude_masks
 
 
 def test_sparsity_rises_fast_at_first_and_settles_half_way() -> None:

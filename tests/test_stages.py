@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from stages import distill, finetune, prune
-from stages.lib import training
-from stages.lib.checkpoint import load_model, save_model
-from stages.lib.data import Images
-from stages.lib.googlenet import GoogLeNet
-from stages.lib.sparsity import RisingSparsity
+from stages.lib.images import Images
+from stages.lib.network.checkpoint import load_model, save_model
+from stages.lib.network.googlenet import GoogLeNet
+from stages.lib.pruning.sparsity import RisingSparsity
+from stages.lib.training import fit as training
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,14 +16,15 @@ import pytest
 import torch
 from torch import nn
 
-from stages.lib import run, training
-from stages.lib.data import Images
-from stages.lib.devices import pick_device, pick_precision
-from stages.lib.googlenet import GoogLeNet
+from stages.lib.images import Images
+from stages.lib.network.googlenet import GoogLeNet
 from stages.lib.params import Params, Recipe, StudentRecipe
-from stages.lib.pruning import prune_weights
-from stages.lib.resume import ResumeFile
-from stages.lib.sparsity import RisingSparsity
+from stages.lib.pruning.sparsity import RisingSparsity
+from stages.lib.pruning.weights import prune_weights
+from stages.lib.training import fit as training
+from stages.lib.training import step as run
+from stages.lib.training.devices import pick_device, pick_precision
+from stages.lib.training.resume import ResumeFile
 
 
 @pytest.fixture(autouse=True)

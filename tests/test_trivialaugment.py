@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as reference
 
-from stages.lib import trivialaugment
-from stages.lib.trivialaugment import MOVES, NUM_OPERATIONS, move, trivial_augment
+from stages.lib.training import trivialaugment
+from stages.lib.training.trivialaugment import MOVES, NUM_OPERATIONS, move, trivial_augment
 
 GREY = torch.full((3, 1, 1), 0.5)
 NAMES = ["shear x", "shear y", "translate x", "translate y", "rotate"]

@@ -1,7 +1,7 @@
 """The benchmark that proposes layers for factorization."""
 
 from benchmarks.tune_lowrank import measure_layers
-from stages.lib.googlenet import GoogLeNet
+from stages.lib.network.googlenet import GoogLeNet
 
 
 def test_every_layer_that_can_be_halved_is_measured_at_that_rank(tiny: GoogLeNet) -> None:

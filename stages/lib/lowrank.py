@@ -6,6 +6,7 @@ layer's output on training images, not for its weights (data-aware truncation, a
 """
 
 import difflib
+import fnmatch
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.lib.costs import count_macs
-from stages.lib.googlenet import ConvBN, GoogLeNet
+from stages.lib.network.googlenet import ConvBN, GoogLeNet
 
 BATCH_SIZE = 64
 BISECTIONS = 60
@@ -68,7 +69,7 @@ def factorize(
     Args:
         images: On which outputs are compared, float (N, 3, H, W) in [0, 1].
         macs_ratio: Share of the network's MACs that are left, in (0, 1).
-        layers: Names as in `model.layers()`: `stem.1`, `blocks.0.branch2.1`, `linear`.
+        layers: Patterns of names as in `model.layers()`: `stem.[12]`, `blocks.*.branch2.1`, `linear`.
         round_to: Ranks are multiples of this, except in layers too thin for it.
 
     Returns:
@@ -78,11 +79,14 @@ def factorize(
         ValueError: If a layer is unknown, or the budget can't be met.
     """
     modules = model.layers()
-    for name in layers:
-        if name not in modules:
-            near = difflib.get_close_matches(name, modules, n=3, cutoff=0.0)
-            raise ValueError(f"lowrank.layers must name layers of the network, such as {', '.join(near)}, got {name!r}")
-    measured = _measure(model, layers, images)
+    for pattern in layers:
+        if not fnmatch.filter(modules, pattern):
+            near = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.0)
+            raise ValueError(
+                f"lowrank.layers must name layers of the network, such as {', '.join(near)}, got {pattern!r}"
+            )
+    names = [name for name in modules if any(fnmatch.fnmatchcase(name, pattern) for pattern in layers)]
+    measured = _measure(model, names, images)
 
     total = count_macs(model, images[:1])
     rest = total - sum(layer.macs for layer in measured.values())

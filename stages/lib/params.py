@@ -1,46 +1,46 @@
-"""Schema of `params.yaml` and of the presets: types, ranges, and no unknown keys.
+"""Schema of `params.yaml` and of the presets: defaults, types, ranges, and no unknown keys.
 
 Every stage calls `load_params` before it imports torch, so a mistake anywhere in the file stops the first stage and
-not the third hour. Nothing here may import torch.
+not the third hour. A preset holds what differs from the defaults here, which are those of the reference run;
+`make params PRESET=cpu` writes the complete `params.yaml` that DVC tracks. Nothing here may import torch.
 """
 
+import argparse
+import difflib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 PARAMS_FILE = Path("params.yaml")
+MAX_BYTES = 100_000
+MAX_DEPTH = 10
 
-Count = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=1_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+PositiveFloat = Annotated[float, Field(gt=0, le=10_000)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=10_000)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]  # [0, 1)
-PrunedModel = Literal["structured", "unstructured"]
-FinetunedModel = Literal[PrunedModel, "lowrank"]
-SparseModel = Literal["unstructured"]
-Model = Literal["base", FinetunedModel, "distilled"]
-Precision = Literal["fp32", "int8"]
 
 
 class Section(BaseModel):
     """A frozen group of parameters; `-S train.lr=1e-5` arrives as text, so numbers in text are accepted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class Data(Section):
     """Which images, and how many."""
 
-    name: Literal["cifar100", "digits", "folder"]
-    folder: Path | None = Field(description="Folder with train/ and test/, for name: folder")
-    limit_per_class: Count | None = Field(description="Keep this many images of each class, for trials")
-    val_per_class: Count = Field(description="Training images of each class held out for validation")
-    seed: NonNegativeInt = Field(description="Of the validation split")
+    name: Literal["cifar100", "digits", "folder"] = "cifar100"
+    folder: Path | None = Field(None, description="with train/ and test/, for name: folder")
+    limit_per_class: Count | None = Field(None, description="keep this many images of each class, for trials")
+    val_per_class: Count = Field(20, description="training images of each class held out for validation")
+    seed: Seed = Field(0, description="of the validation split")
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
@@ -54,50 +54,59 @@ class Data(Section):
         return self
 
 
+class Compute(Section):
+    """Where models are trained, and how exactly."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto is bf16 where the device has it")
+    deterministic: bool = Field(
+        False, description="on CUDA the same bits on every run, slower; a CPU gives them anyway"
+    )
+    cuda_graph: bool = Field(True, description="launch a step's kernels together; only on CUDA")
+
+
 class Architecture(Section):
     """The GoogLeNet that is trained."""
 
-    width: PositiveFloat = Field(le=4, description="Multiplies every channel count")
-    stem_pool: bool = Field(description="Pool once after the stem: a third of the MACs, somewhat less accurate")
-    dropout: Fraction
+    width: Annotated[float, Field(gt=0, le=4)] = Field(1.0, description="multiplies every channel count")
+    stem_pool: bool = Field(True, description="pool once after the stem: a third of the MACs, somewhat less accurate")
+    dropout: Fraction = 0.0
 
 
 class Augmentation(Section):
     """What happens to a batch of training images."""
 
-    flip: bool
-    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(description="Pixels, for a 32 x 32 image")
-    cutout: Annotated[int, Field(ge=0, le=32)] = Field(description="Side of the grey square in pixels, 0 for none")
-    trivial_augment: bool = Field(description="One random colour or geometric operation for each image")
-    mixup: NonNegativeFloat = Field(description="Alpha of Mixup's beta distribution, 0 for none")
-    cutmix: NonNegativeFloat = Field(description="Alpha of CutMix's beta distribution, 0 for none")
-    mix_off_epochs: NonNegativeFloat = Field(description="Last epochs without Mixup and CutMix")
+    flip: bool = True
+    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(4, description="pixels, for a 32 x 32 image")
+    cutout: Annotated[int, Field(ge=0, le=32)] = Field(0, description="side of the grey square in pixels, 0 for none")
+    trivial_augment: bool = Field(False, description="one random colour or geometric operation for each image")
+    mixup: Annotated[float, Field(ge=0, le=100)] = Field(0.0, description="alpha of the beta distribution, 0 for none")
+    cutmix: Annotated[float, Field(ge=0, le=100)] = Field(0.3, description="alpha of the beta distribution, 0 for none")
+    mix_off_epochs: NonNegativeFloat = Field(0.0, description="last epochs without Mixup and CutMix")
 
 
 class Recipe(Section):
-    """How a model is trained or fine-tuned: SGD with Nesterov momentum, or Muon; the last step's EMA is kept."""
+    """How a model is trained: SGD with Nesterov momentum, or Muon; the moving average after the last step is kept."""
 
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the device computes in it")
-    deterministic: bool = Field(description="On CUDA: the same bits in every run, somewhat slower; a CPU always is")
-    cuda_graph: bool = Field(description="Record a step's kernels once and launch them together; CUDA, one process")
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
-    epochs: PositiveFloat = Field(description="A fraction, too: 0.4 of an epoch is 40 % of its batches")
-    batch_size: Annotated[int, Field(ge=2, description="Over all processes, if torchrun started several")]
-    lr: PositiveFloat = Field(description="Peak learning rate")
+    seed: Seed = 0
+    epochs: PositiveFloat = Field(100.0, description="0.4 is 40 % of an epoch's batches")
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = Field(128, description="over all processes")
+    lr: PositiveFloat = Field(0.1, description="peak, of SGD")
     muon_lr: PositiveFloat | None = Field(
-        description="Of Muon, for the weights of convolutions, relative to their norm; null: SGD for all"
+        0.015, description="peak, of Muon for the convolutions, relative to their norm; null: SGD for all"
     )
-    schedule: Literal["cosine", "one_cycle"] = Field(description="After the linear warm-up: cosine or linear to 0")
-    warmup_epochs: NonNegativeFloat
-    momentum: Fraction
-    weight_decay: NonNegativeFloat = Field(description="Of SGD, not on biases and normalization")
-    label_smoothing: Fraction
-    ema_decay: Fraction = Field(description="Reached gradually; 0 keeps the raw weights")
+    schedule: Literal["cosine", "one_cycle"] = Field("one_cycle", description="after warm-up, cosine or linear to 0")
+    warmup_epochs: NonNegativeFloat = 1.0
+    momentum: Fraction = 0.9
+    weight_decay: NonNegativeFloat = Field(0.0005, description="of SGD, not on biases and normalization")
+    label_smoothing: Fraction = 0.1
+    ema_decay: Fraction = Field(0.998, description="of the weights' moving average; 0 keeps the raw weights")
     image_sizes: dict[Annotated[int, Field(ge=8, le=32)], PositiveFloat] = Field(
-        min_length=1, description="Progressive sizes: side in pixels to its share of the steps, in order"
+        {20: 0.2, 24: 0.2, 28: 0.2, 32: 0.4},
+        min_length=1,
+        description="side in pixels: share of the steps, in order",
     )
-    augmentation: Augmentation
+    augmentation: Augmentation = Augmentation()
 
     @model_validator(mode="after")
     def _warmup_ends_before_training(self) -> Self:
@@ -110,11 +119,12 @@ class Distillation(Section):
     """How a student learns from a teacher."""
 
     loss: Literal["none", "kd", "standardized_kd"] = Field(
-        description="none: from the labels alone. For 2 classes kd: standardized, two logits tell only which is larger"
+        "standardized_kd",
+        description="none: labels alone; kd for 2 classes, whose standardized logits say too little",
     )
-    temperature: Annotated[float, Field(gt=0, le=1000)]
-    weight: NonNegativeFloat = Field(description="Of the teacher's part of the loss")
-    label_weight: NonNegativeFloat = Field(description="Of the labels' part of the loss")
+    temperature: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    weight: NonNegativeFloat = Field(9.0, description="of the teacher's part of the loss")
+    label_weight: NonNegativeFloat = Field(1.0, description="of the labels' part of the loss")
 
     @model_validator(mode="after")
     def _a_teacher_has_a_say(self) -> Self:
@@ -128,79 +138,63 @@ class Distillation(Section):
 class StudentRecipe(Recipe):
     """How a model is trained that has the base as its teacher."""
 
-    distillation: Distillation
+    distillation: Distillation = Distillation()
+
+
+class Finetune(StudentRecipe):
+    """How compressed models recover."""
+
+    seed: Seed = 1
+    epochs: PositiveFloat = Field(5.0, description="0.4 is 40 % of an epoch's batches")
+    lr: PositiveFloat = Field(0.03, description="peak, of SGD")
+    muon_lr: PositiveFloat | None = Field(0.008, description="as in train")
+    warmup_epochs: NonNegativeFloat = 0.1
+    ema_decay: Fraction = Field(0.98, description="as in train")
+    image_sizes: dict[Annotated[int, Field(ge=8, le=32)], PositiveFloat] = Field(
+        {32: 1.0}, min_length=1, description="as in train"
+    )
 
 
 class Student(StudentRecipe):
     """A narrower network that learns from the base, and how it is trained."""
 
-    width: Annotated[float, Field(gt=0, le=1)] = Field(description="Multiplies the channel counts of the base")
-    round_to: Count | None = Field(description="Channel counts become the nearest multiple of this")
-    stem_pool: bool = Field(description="false pays in MACs, not in bytes")
-    start: Literal["scratch", "base"] = Field(description="Random weights, or the base's channels of largest norm")
-    reconstruction_images: NonNegativeInt = Field(description="start base: as prune.reconstruction_images")
-
-
-class Models(Section):
-    """Which models are made; the matrices of dvc.yaml run over these lists.
-
-    The stages factorize and distill have none: they run even if nothing here names their models.
-    """
-
-    pruned: list[PrunedModel] = Field(description="Made from the base by the stage prune")
-    finetuned: list[FinetunedModel] = Field(description="Fine-tuned after it, or after the stage factorize")
-    reported: list[Model] = Field(min_length=1, description="Quantized, evaluated, profiled: rows of the report")
-    packed: list[SparseModel] = Field(description="Those whose files are packed for shipping")
-
-    @model_validator(mode="after")
-    def _each_is_made_before_it_is_used(self) -> Self:
-        for key, values in self:
-            if len(set(values)) < len(values):
-                raise ValueError(f"models.{key} must name each model once, got {list(values)}")
-        if "base" not in self.reported:
-            raise ValueError(f"models.reported must have 'base', which the others are compared to, got {self.reported}")
-        sources: dict[str, tuple[Sequence[str], str, Sequence[str]]] = {
-            "finetuned": (self.finetuned, "pruned", [*self.pruned, "lowrank"]),
-            "reported": (self.reported, "finetuned", ["base", *self.finetuned, "distilled"]),
-            "packed": (self.packed, "reported", self.reported),
-        }
-        for key, (names, source, made) in sources.items():
-            for name in names:
-                if name not in made:
-                    raise ValueError(
-                        f"models.{key} has {name!r}, which models.{source} lacks; add it there or remove it here"
-                    )
-        return self
+    width: Annotated[float, Field(gt=0, le=1)] = Field(0.36, description="multiplies the channel counts of the base")
+    round_to: Count | None = Field(16, description="channel counts become the nearest multiple of this")
+    stem_pool: bool = Field(True, description="false pays in MACs, not in bytes")
+    start: Literal["scratch", "base"] = Field("base", description="random weights or the base's largest channels")
+    reconstruction_images: NonNegativeInt = Field(512, description="start base: as prune.reconstruction_images")
+    seed: Seed = 2
+    epochs: PositiveFloat = Field(14.0, description="0.4 is 40 % of an epoch's batches")
+    lr: PositiveFloat = Field(0.04, description="peak, of SGD")
+    muon_lr: PositiveFloat | None = Field(0.015, description="as in train")
+    warmup_epochs: NonNegativeFloat = 0.1
+    ema_decay: Fraction = Field(0.98, description="as in train")
+    image_sizes: dict[Annotated[int, Field(ge=8, le=32)], PositiveFloat] = Field(
+        {24: 0.6, 32: 0.4}, min_length=1, description="as in train"
+    )
 
 
 class Prune(Section):
-    """What is removed from the base model."""
+    """What is removed from the base: channels (structured) or single weights (unstructured)."""
 
-    ratio: Fraction = Field(description="structured: share of the channels removed")
-    scope: Literal["uniform", "global"] = Field(description="structured: from every layer, or where they matter least")
-    max_ratio: Fraction = Field(description="structured, global: the most that a layer loses")
+    ratio: Fraction = Field(0.2, description="structured: share of the channels removed")
+    scope: Literal["uniform", "global"] = Field("uniform", description="structured: in each layer, or over all")
+    max_ratio: Fraction = Field(0.5, description="structured, global: the most that a layer loses")
     importance: Literal["magnitude", "bn_scale", "taylor"] = Field(
-        description="structured: what makes a channel matter"
+        "magnitude", description="structured: what makes a channel matter"
     )
-    round_to: Count | None = Field(description="structured: kept channels become the nearest multiple of this")
-    steps: Count = Field(description="structured: removed in this many steps, with fine-tuning between")
-    step_epochs: Count = Field(description="structured: epochs of each fine-tuning between steps, as in finetune")
-    sparsify_epochs: NonNegativeInt = Field(description="structured: epochs before pruning that draw scales to zero")
-    sparsify_weight: PositiveFloat = Field(description="structured: of the L1 norm of the scales, in these epochs")
-    sparsity: Fraction = Field(description="unstructured: share of the weights set to zero")
+    round_to: Count | None = Field(16, description="structured: kept channels become the nearest multiple of this")
+    sparsity: Fraction = Field(0.8, description="unstructured: share of the weights set to zero")
     sparsity_scope: Literal["global", "layer", "lamp"] = Field(
-        description="unstructured: over all layers, in each, or over all with magnitudes relative to those of the layer"
+        "lamp", description="unstructured: smallest of all layers, of each, or of all relative to those of the layer"
     )
     start_sparsity: Fraction | None = Field(
-        description="unstructured: share before fine-tuning, which raises it to sparsity; null for all at once"
+        None, description="unstructured: share before fine-tuning, which raises it to sparsity; null: all at once"
     )
     reconstruction_images: NonNegativeInt = Field(
-        description="Training images on which the weights left are fitted to what each layer gave before; 0 for none, "
-        "512 take 3 GB of memory"
+        512, description="on which the weights left are fitted to what each layer gave before; 512 take 3 GB"
     )
-    batch_norm_images: NonNegativeInt = Field(
-        description="Training images that re-estimate the statistics of batch normalization after pruning, 0 for none"
-    )
+    batch_norm_images: NonNegativeInt = Field(2000, description="that re-estimate batch normalization, 0 for none")
 
     @model_validator(mode="after")
     def _ratios_fit(self) -> Self:
@@ -219,19 +213,26 @@ class Prune(Section):
 class LowRank(Section):
     """Which layers of the base are replaced by two thinner ones each, and how thin."""
 
-    macs_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(description="MACs of the network that are left")
-    layers: list[str] = Field(min_length=1, description="Layers that gain; `make tune-lowrank` proposes them")
-    round_to: Count = Field(description="Ranks become a multiple of this where they can")
-    images: Count = Field(description="Training images on which the error of a layer's output is minimized")
+    macs_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="MACs of the network that are left")
+    layers: list[str] = Field(
+        ["stem.[12]", "blocks.*.branch2.1", "blocks.*.branch3.[12]"],
+        min_length=1,
+        max_length=100,
+        description="patterns; `make tune-lowrank` measures which gain",
+    )
+    round_to: Count = Field(8, description="ranks become a multiple of this where they can")
+    images: Count = Field(512, description="on which the error of a layer's output is minimized")
 
 
 class Quantize(Section):
     """Export to ONNX and static int8 quantization; of several calibrations the best on the validation images wins."""
 
-    calibration_images: list[Count] = Field(min_length=1, description="Training images that set activation ranges")
-    calibration_methods: list[Literal["minmax", "percentile", "entropy"]] = Field(min_length=1)
-    bias_correction: bool = Field(description="Make up in the biases for the mean error of rounded weights")
-    reduce_range: bool = Field(description="7-bit weights: no saturation on CPUs without VNNI")
+    calibration_images: list[Count] = Field([64, 256], min_length=1, description="that set activation ranges")
+    calibration_methods: list[Literal["minmax", "percentile", "entropy"]] = Field(
+        ["minmax", "percentile"], min_length=1
+    )
+    bias_correction: bool = Field(True, description="make up in the biases for the mean error of rounded weights")
+    reduce_range: bool = Field(True, description="7-bit weights: no saturation on CPUs without VNNI")
 
     @model_validator(mode="after")
     def _each_calibration_is_tried_once(self) -> Self:
@@ -244,72 +245,143 @@ class Quantize(Section):
 class Profile(Section):
     """How latency is measured: all variants take turns, so that a ratio holds on a noisy machine."""
 
-    rounds: Count
-    calls_per_round: Count
-    threads: NonNegativeInt = Field(description="0 for all cores")
+    rounds: Count = 30
+    calls_per_round: Count = 20
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="0 for all cores")
 
 
 class Params(Section):
     """The whole of `params.yaml`."""
 
-    data: Data
-    models: Models
-    model: Architecture
-    train: Recipe
-    prune: Prune
-    finetune: StudentRecipe
-    lowrank: LowRank
-    distill: Student
-    quantize: Quantize
-    profile: Profile
+    data: Data = Data()
+    compute: Compute = Compute()
+    model: Architecture = Architecture()
+    train: Recipe = Recipe()
+    prune: Prune = Prune()
+    lowrank: LowRank = LowRank()
+    finetune: Finetune = Finetune()
+    distill: Student = Student()
+    quantize: Quantize = Quantize()
+    profile: Profile = Profile()
 
 
-def variant_name(model: str, precision: str) -> str:
-    """The row of the report: `base` for fp32, `base-int8`."""
-    return model if precision == "fp32" else f"{model}-{precision}"
-
-
-def parse_params(text: str) -> Params:
+def parse_params(text: str, *, complete: bool = True) -> Params:
     """Check the text of a parameter file.
+
+    Args:
+        complete: Whether every parameter must be there; a preset leaves defaults out.
 
     Raises:
         ValueError: One line per problem: the parameter, what is allowed, what came.
     """
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"must have at most {MAX_BYTES:,} characters, got {len(text):,}")
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+        values = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
+        raise ValueError(f"not valid YAML: {_printable(' '.join(str(error).split()))}") from None
     if not isinstance(values, dict):
         raise ValueError(f"must hold sections such as data and train, got {type(values).__name__}")
     try:
-        return Params.model_validate(values)
+        params = Params.model_validate(values)
     except ValidationError as error:
-        raise ValueError("\n".join(_problem(details) for details in error.errors())) from None
+        missing = _missing(Params(), values) if complete else []
+        raise ValueError("\n".join([*(_problem(details) for details in error.errors()), *missing])) from None
+    if complete and (missing := _missing(Params(), values)):
+        raise ValueError("\n".join(missing))
+    return params
 
 
-def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Read and check the parameter file; on a mistake, print one line per problem and exit with 1."""
+def load_params(path: Path = PARAMS_FILE, *, complete: bool = True) -> Params:
+    """Read and check a parameter file; on a mistake, print one line per problem and exit with 1."""
     try:
-        return parse_params(path.read_text(encoding="utf-8"))
+        return parse_params(path.read_text(encoding="utf-8"), complete=complete)
     except OSError as error:
         sys.exit(f"{path}: {error.strerror}; run from the top of the repository")
     except ValueError as error:
         sys.exit("\n".join(f"{path}: {line}" for line in str(error).splitlines()))
 
 
+def render_params(params: Section, *, indent: str = "") -> str:
+    """The text of a complete parameter file, each parameter with what it means."""
+    lines = []
+    for name, field in type(params).model_fields.items():
+        value = getattr(params, name)
+        if isinstance(value, Section):
+            lines += [f"{indent}{name}:", render_params(value, indent=f"{indent}  ")]
+            continue
+        plain = params.model_dump(mode="json", include={name})[name] if isinstance(value, Path) else value
+        text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=1000).removesuffix("...\n").strip()
+        comment = f"  # {field.description}" if field.description else ""
+        lines.append(f"{indent}{name}: {text}{comment}")
+    return "\n".join(lines)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what a parameter file needs never: aliases, which can explode, deep nesting, and a key twice."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases are not allowed, got one in line {self.peek_event().start_mark.line + 1}")
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"at most {MAX_DEPTH} levels are allowed, got more")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            keys = [key.value for key, _ in node.value]
+            twice = next((key for key in keys if keys.count(key) > 1), keys[0])
+            raise yaml.YAMLError(f"a key must stand once, got {twice!r} again near line {node.start_mark.line + 1}")
+        return mapping
+
+
+def _missing(section: Section, values: dict[str, Any], prefix: str = "") -> list[str]:
+    """A line for each parameter of a section that `values` lack."""
+    lines = []
+    for name, default in section:
+        if name not in values:
+            lines.append(f"{prefix}{name} is missing; `make params` writes a complete file")
+        elif isinstance(default, Section) and isinstance(values[name], dict):
+            lines += _missing(default, values[name], f"{prefix}{name}.")
+    return lines
+
+
 def _problem(details: ErrorDetails) -> str:
     """One line for one of pydantic's error records."""
-    where = ".".join(str(part) for part in details["loc"] if part != "[key]")
-    got = details["input"]
+    path = [str(part) for part in details["loc"] if part != "[key]"]
+    where, got = _printable(".".join(path)), details["input"]
     match details["type"]:
         case "extra_forbidden":
-            return f"{where} is not a parameter; check its spelling against presets/"
-        case "missing":
-            return f"{where} is missing; copy it from presets/"
+            section: Any = Params
+            for part in path[:-1]:
+                section = section.model_fields[part].annotation
+            near = difflib.get_close_matches(path[-1], section.model_fields, n=1, cutoff=0.0)
+            return f"{where} is not a parameter; did you mean {near[0]}?"
         case "too_short":
-            return f"{where} must have an entry, got none; see presets/"
+            return f"{where} must have an entry, got none"
         case "value_error":
             message = str(details["ctx"]["error"])
             return f"{where}: {message}" if where and not message.startswith(where) else message
-    shown = "a section" if isinstance(got, dict) else repr(got)
+    shown = "a section" if isinstance(got, dict) else _printable(repr(got))
     return f"{where}: {details['msg'][0].lower()}{details['msg'][1:]}, got {shown}"
+
+
+def _printable(text: str) -> str:
+    """At most 200 characters, none of which a terminal would obey."""
+    escaped = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return escaped if len(escaped) <= 200 else f"{escaped[:200]}…"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Print the complete parameter file of a preset.")
+    parser.add_argument("preset", type=Path, help="such as presets/cpu.yaml")
+    preset = parser.parse_args().preset
+    about = next(iter(preset.read_text(encoding="utf-8").splitlines() or [""]), "") if preset.exists() else ""
+    print(about, f"# `make params PRESET={preset.stem}` wrote this file.", sep="\n")
+    print(render_params(load_params(preset, complete=False)))

@@ -1,0 +1,46 @@
+"""Model files: safetensors whose one metadata entry, `architecture`, rebuilds the network. Nothing is pickled."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from stages.lib.artifacts import replacing
+from stages.lib.network.googlenet import Architecture, GoogLeNet
+
+
+def save_model(model: GoogLeNet, path: Path) -> None:
+    """Write the weights and the architecture; the same model gives the same bytes."""
+    values = asdict(model.architecture)
+    if not values["ranks"]:  # the same bytes as before there were ranks
+        del values["ranks"]
+    architecture = json.dumps(values, sort_keys=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(path) as temporary:
+        # One key only: safetensors writes several in random order. And not by its own hand, which would leave a file of
+        # another name behind when it is killed.
+        temporary.write_bytes(save(tensors, metadata={"architecture": architecture}))
+
+
+def load_model(path: Path) -> GoogLeNet:
+    """Rebuild a saved model on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: If the file is not one of ours, or its weights do not fit its architecture.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads((file.metadata() or {})["architecture"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        values["widths"] = tuple(values["widths"])
+        values["ranks"] = tuple(values.get("ranks", ()))
+        with torch.device("meta"):  # skip the random initialization
+            model = GoogLeNet(Architecture(**values))
+        model.load_state_dict(tensors, assign=True)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} must be a model written by this pipeline ({reason}); run dvc repro") from None
+    return model.requires_grad_().eval()

@@ -1,0 +1,144 @@
+"""What runs a model in a worker of `measuring`: ONNX Runtime, or PyTorch as the original report did.
+
+Each engine imports its library when it is made, so that a worker pays for one and its memory is measured apart.
+"""
+
+import os
+import re
+import statistics
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import psutil
+
+from stages.lib.profiling.measuring import Facts
+
+WARM_UP = 5
+REPEATS = 50  # on the GPU
+PROFILES = 20
+
+
+class OnnxEngine:
+    """One ONNX model in ONNX Runtime, for one image at a time."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        from stages.lib.runtime.session import open_session
+
+        self._memory = MemoryGrowth()
+        self._session = open_session(path, threads=threads)
+        self._feed = {"images": random_image()}
+        self._file_bytes = path.stat().st_size
+
+    def run(self) -> None:
+        """Classify one image."""
+        self._session.run(["logits"], self._feed)
+
+    def facts(self) -> Facts:
+        """What else there is to know, after the runs."""
+        return {"file_bytes": self._file_bytes, "memory_mb": self._memory.megabytes()}
+
+
+class EagerEngine:
+    """One checkpoint in PyTorch, for one image at a time."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        os.environ["KINETO_LOG_LEVEL"] = "99"  # read when torch is imported: the profiler talks
+        import torch
+
+        from stages.lib.network.checkpoint import load_model
+
+        torch.set_num_threads(threads)
+        self._memory = MemoryGrowth()
+        self._model = load_model(path)
+        self._image = torch.from_numpy(random_image()).permute(0, 3, 1, 2).contiguous() / 255  # (1, 3, 32, 32)
+        self._file_bytes = path.stat().st_size
+
+    def run(self) -> None:
+        """Classify one image."""
+        import torch
+
+        with torch.inference_mode():
+            self._model(self._image)
+
+    def facts(self) -> Facts:
+        """What else there is to know, after the runs; the GPU's share is None without one."""
+        import torch
+
+        from stages.lib.costs import count_macs, count_nonzero_parameters, count_parameters
+
+        facts: Facts = {
+            "memory_mb": self._memory.megabytes(),
+            "checkpoint_bytes": self._file_bytes,
+            "num_parameters": count_parameters(self._model),
+            "num_nonzero_parameters": count_nonzero_parameters(self._model),
+            "macs": count_macs(self._model, self._image),
+            "profiler_cpu_ms": self._profiled_ms("cpu"),
+            "gpu": None,
+            "latency_cuda_ms": None,
+            "profiler_cuda_ms": None,
+        }
+        if torch.cuda.is_available():
+            self._model, self._image = self._model.cuda(), self._image.cuda()
+            facts["gpu"] = torch.cuda.get_device_name()
+            facts["latency_cuda_ms"] = self._cuda_latency_ms()
+            facts["profiler_cuda_ms"] = self._profiled_ms("cuda")
+        return facts
+
+    def _cuda_latency_ms(self) -> float:
+        import torch
+
+        times: list[float] = []
+        for _ in range(WARM_UP + REPEATS):
+            start = time.perf_counter()
+            self.run()
+            torch.cuda.synchronize()
+            times.append(1000 * (time.perf_counter() - start))
+        return float(statistics.median(times[WARM_UP:]))
+
+    def _profiled_ms(self, device: Literal["cpu", "cuda"]) -> float:
+        """Total time on a device that torch.profiler sees in one forward pass, in milliseconds, the median."""
+        from torch.profiler import ProfilerActivity, profile
+
+        # To watch the GPU adds its runtime to the CPU's time, so that is watched alone.
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
+        self.run()
+        totals_us = []
+        for _ in range(PROFILES):
+            with profile(activities=activities) as profiler:
+                self.run()
+            events = profiler.key_averages()
+            if device == "cpu":
+                totals_us.append(events.self_cpu_time_total)
+            else:  # each kernel is an event of its own, and again part of the CPU's event that launched it
+                kernels = [event for event in events if event.device_type.name == "CUDA"]
+                totals_us.append(sum(kernel.self_device_time_total for kernel in kernels))
+        return float(statistics.median(totals_us)) / 1000
+
+
+class MemoryGrowth:
+    """Growth of this process's resident memory since now, at its peak."""
+
+    def __init__(self) -> None:
+        with suppress(OSError):  # forget the peak of the import
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        self._before = psutil.Process().memory_info().rss
+
+    def megabytes(self) -> float:
+        """In units of 10^6 bytes."""
+        return float(self._peak() - self._before) / 1e6
+
+    @staticmethod
+    def _peak() -> int:
+        """Bytes; ru_maxrss would count what the parent held when it started this process."""
+        with suppress(OSError):
+            if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii")):
+                return 1024 * int(found[1])
+        return int(psutil.Process().memory_info().rss)  # not Linux
+
+
+def random_image() -> np.ndarray:
+    """An image of noise, uint8 (1, 32, 32, 3): how long a network takes does not depend on what it sees."""
+    return np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)

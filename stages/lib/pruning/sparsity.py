@@ -1,0 +1,70 @@
+"""Which weights of an unstructured pruned network are zero, all at once or more and more of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+RISING_SHARE = 0.5  # of the steps; in the others the network settles at its final sparsity
+RAISE_EVERY = 16  # steps; to find the smallest of millions of weights takes as long as a step or two
+
+Scope = Literal["global", "layer", "lamp"]
+
+
+@dataclass(frozen=True)
+class RisingSparsity:
+    """A share of zeros that rises during training, fast at first.
+
+    Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression",
+    arXiv 1710.01878: the cubic schedule.
+
+    Attributes:
+        start: Share of zeros before the first step, in [0, 1).
+        end: Share of zeros from half of the steps on; if it is `start`, the zeros stay where they are.
+        scope: Where the smallest weights are sought, as in `magnitude_masks`.
+    """
+
+    start: float
+    end: float
+    scope: Scope
+
+    def masks_after(self, step: int, num_steps: int, weights: Sequence[Tensor]) -> list[Tensor] | None:
+        """Masks that bring about the sparsity due after `step`, None where it stays what it is."""
+        last = int(RISING_SHARE * num_steps)
+        if self.start == self.end or step > last or (step % RAISE_EVERY and step != last):
+            return None
+        left = 1 - step / last if last else 0.0
+        return magnitude_masks(weights, sparsity=self.end + (self.start - self.end) * left**3, scope=self.scope)
+
+
+def magnitude_masks(weights: Sequence[Tensor], *, sparsity: float, scope: Scope) -> list[Tensor]:
+    """Masks of the shapes of `weights`: 0 for the `sparsity` share of smallest magnitude, 1 for the others.
+
+    Args:
+        sparsity: In [0, 1).
+        scope: Whether magnitudes compete over all layers (Han et al., "Learning both Weights and Connections for
+            Efficient Neural Networks", NeurIPS 2015) or in each, or over all layers once the square of each was divided
+            by those of its layer that are no smaller (LAMP: Lee et al., "Layer-adaptive Sparsity for the
+            Magnitude-based Pruning", ICLR 2021).
+    """
+    magnitudes = [weight.detach().abs() for weight in weights]
+    if scope == "lamp":
+        magnitudes = [_share_of_no_smaller(magnitude) for magnitude in magnitudes]
+    groups = [[magnitude] for magnitude in magnitudes] if scope == "layer" else [magnitudes]
+    masks = []
+    for group in groups:
+        values = torch.cat([magnitude.flatten() for magnitude in group])
+        num_zeros = round(sparsity * len(values))
+        threshold = values.kthvalue(num_zeros).values if num_zeros else -1.0
+        masks += [(magnitude > threshold).to(weights[0].dtype) for magnitude in group]
+    return masks
+
+
+def _share_of_no_smaller(magnitude: Tensor) -> Tensor:
+    """Of the sum of squares of all that are no smaller, in (0, 1]."""
+    squares, order = magnitude.flatten().double().square().sort(descending=True)
+    shares = torch.empty_like(squares)
+    shares[order] = squares / squares.cumsum(0).clamp(min=torch.finfo(squares.dtype).tiny)
+    return shares.view_as(magnitude)

@@ -1,0 +1,31 @@
+"""Unstructured pruning: single weights set to zero."""
+
+import copy
+
+from torch import nn
+
+from stages.lib.network.googlenet import GoogLeNet
+from stages.lib.pruning.sparsity import Scope, magnitude_masks
+
+
+def prune_weights(model: GoogLeNet, *, sparsity: float, scope: Scope = "global") -> GoogLeNet:
+    """Set weights of the convolutions and the linear layer to zero, those that `magnitude_masks` chooses.
+
+    Args:
+        sparsity: Share of the weights that become zero, in [0, 1).
+        scope: Where the smallest are sought.
+
+    Returns:
+        A network of the same shape; `model` is left as it is.
+    """
+    pruned = copy.deepcopy(model)
+    weights = [module.weight.data for module in pruned.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    for weight, mask in zip(weights, magnitude_masks(weights, sparsity=sparsity, scope=scope), strict=True):
+        weight *= mask
+    return pruned
+
+
+def empty_layers(model: GoogLeNet) -> list[str]:
+    """Names of the convolutions and the linear layer that have no weight but zeros."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return [name for name, module in layers if not module.weight.any()]

@@ -1,0 +1,105 @@
+"""Deployable fp32 models: a network written as an ONNX file that takes images as they are."""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from stages.lib.artifacts import replacing
+from stages.lib.network.googlenet import ConvBN, GoogLeNet
+
+OPSET = 18  # the oldest that the exporter writes without converting, read by ONNX Runtime since 1.14
+
+
+class FromImages(nn.Module):
+    """A model that takes images as they come from a file."""
+
+    def __init__(self, model: GoogLeNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """From uint8 (N, 32, 32, 3) to logits (N, num_classes)."""
+        logits: Tensor = self.model(images.permute(0, 3, 1, 2).float() / 255)
+        return logits
+
+
+def export_onnx(model: GoogLeNet, path: Path, *, classes: Sequence[str]) -> None:
+    """Write `model` as one fp32 ONNX file, batch normalization folded into the convolutions.
+
+    Its input `images` is uint8 (N, 32, 32, 3), its output `logits` float32 (N, num_classes). The metadata entry
+    `classes` holds the class names as JSON. The same model gives the same bytes.
+
+    Raises:
+        ValueError: If there is not one name for each class.
+    """
+    num_classes = model.architecture.num_classes
+    if len(classes) != num_classes:
+        raise ValueError(f"classes must be {num_classes} names, one for each output of the model, got {len(classes)}")
+    example = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)  # one image would make the batch size a constant
+    program = torch.onnx.export(
+        FromImages(_folded(model)).eval(),
+        (example,),
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        opset_version=OPSET,
+        verbose=False,
+    )
+    assert program is not None
+    proto = program.model_proto
+    _add_biases(proto)
+    onnx.helper.set_model_props(proto, {"classes": json.dumps(list(classes))})
+    write_onnx(proto, path)
+
+
+def _metadata(proto: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in proto.metadata_props}
+
+
+def write_onnx(proto: onnx.ModelProto, path: Path) -> None:
+    """Check and write a model without what the tools note in it: source paths of this machine, and more."""
+    classes = _metadata(proto)["classes"]
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.helper.set_model_props(proto, {"classes": classes})
+    onnx.checker.check_model(proto)
+    with replacing(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+
+
+def _folded(model: GoogLeNet) -> GoogLeNet:
+    """A copy in evaluation mode whose convolutions do the work of the batch normalization after them."""
+    folded = copy.deepcopy(model).cpu().eval()
+    for module in folded.modules():
+        if isinstance(module, ConvBN):
+            convolution, normalization = module.last_convolution, module[1]
+            assert isinstance(normalization, nn.BatchNorm2d)
+            fused = fuse_conv_bn_eval(convolution, normalization)
+            convolution.weight, convolution.bias = fused.weight, fused.bias
+            module[1] = nn.Identity()
+    for module in folded.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            # A masked negative weight is -0.0, which a sparse file would have to store.
+            module.weight = nn.Parameter(module.weight.detach() + 0.0)
+            if module.bias is None:  # a linear layer without one would become a MatMul, left in float
+                module.bias = nn.Parameter(torch.zeros(len(module.weight)))
+    return folded
+
+
+def _add_biases(proto: onnx.ModelProto) -> None:
+    """Give each layer a bias, which the exporter leaves out where it is zero: bias correction needs a place."""
+    shapes = {tensor.name: tensor.dims for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type in ("Conv", "Gemm") and len(node.input) == 2:
+            bias = np.zeros(shapes[node.input[1]][0], dtype=np.float32)
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(bias, f"{node.input[1]}_bias"))
+            node.input.append(f"{node.input[1]}_bias")

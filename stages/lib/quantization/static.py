@@ -1,0 +1,151 @@
+"""Static int8 quantization of ONNX files.
+
+Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+CVPR 2018, as ONNX Runtime implements it.
+"""
+
+import contextlib
+import copy
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import (
+    QuantFormat,
+    QuantType,
+    TensorsData,
+    quant_pre_process,
+    quantize_static,
+    save_tensors_data,
+)
+
+from stages.lib.images import Images
+from stages.lib.quantization.calibration import INT8_OPERATORS, activation_ranges, correct_biases
+from stages.lib.quantization.export import write_onnx
+from stages.lib.runtime.session import classify, error_pct, open_session
+
+Method = Literal["minmax", "percentile", "entropy"]
+
+VALIDATION_BATCH = 100
+
+
+def choose_calibration(
+    fp32_path: Path,
+    int8_path: Path,
+    *,
+    calibration: np.ndarray,
+    validation: Images,
+    methods: Sequence[Method],
+    counts: Sequence[int],
+    bias_correction: bool,
+    reduce_range: bool,
+) -> dict[str, Any]:
+    """Quantize what `export_onnx` wrote in several ways, and write what errs least on the validation images.
+
+    Of equally good ones it is that with the fewest calibration images, then that with the first method. Weights are
+    int8 per output channel, activations uint8 per tensor: ONNX Runtime then runs the whole net in int8 on x86. With
+    signed activations it falls back to float for every MaxPool and many convolutions, and takes 1.7 times as long.
+
+    Args:
+        calibration: Images in random order, uint8 (N, 32, 32, 3), N at least 1; of these the first ones are used.
+        methods: Each is tried with each of `counts`. The range of an activation is all its values, all but rare ones,
+            or the one that loses the least information.
+        counts: Numbers of calibration images; N stands for those above it.
+        bias_correction: Make up in the biases for the mean error of rounded weights on these images.
+        reduce_range: Use 7 bits for weights. CPUs without VNNI add pairs of products in 16 bits, which overflow else.
+
+    Returns:
+        `calibration_method`, `calibration_images`, `bias_correction` and `val_error_pct` of the written model,
+        `fp32_val_error_pct`, and `candidates`: `method`, `images` and `val_error_pct` of each that was tried.
+    """
+    counts = sorted({min(count, len(calibration)) for count in counts})
+    fp32_error = _error_pct(fp32_path, validation)
+    print(f"fp32: validation error {fp32_error:.2f} %", flush=True)
+    candidates: list[dict[str, Any]] = []
+    best: tuple[float, int, int] | None = None
+    with _prepared(fp32_path) as prepared:
+        for rank, method in enumerate(methods):
+            for count, ranges in activation_ranges(prepared, calibration, counts=counts, method=method):
+                candidate = prepared.with_name("candidate.onnx")
+                images = calibration[:count] if bias_correction else None
+                quantized = _quantized(prepared, ranges, bias_images=images, reduce_range=reduce_range)
+                write_onnx(quantized, candidate)
+                error = _error_pct(candidate, validation)
+                print(f"int8, {method} of {count} images: validation error {error:.2f} %", flush=True)
+                candidates.append({"method": method, "images": count, "val_error_pct": error})
+                if best is None or (error, count, rank) < best:
+                    best = (error, count, rank)
+                    winner = quantized
+    assert best is not None
+    write_onnx(winner, int8_path)
+    return {
+        "calibration_method": methods[best[2]],
+        "calibration_images": best[1],
+        "bias_correction": bias_correction,
+        "val_error_pct": best[0],
+        "fp32_val_error_pct": fp32_error,
+        "candidates": candidates,
+    }
+
+
+@contextlib.contextmanager
+def _prepared(fp32_path: Path) -> Iterator[Path]:
+    """A copy of the model in a temporary folder, with the shapes that quantization needs."""
+    with tempfile.TemporaryDirectory() as name:
+        prepared = Path(name) / "prepared.onnx"
+        quant_pre_process(fp32_path, prepared, skip_optimization=True, skip_symbolic_shape=True)  # only shapes lack
+        yield prepared
+
+
+def _quantized(
+    prepared: Path, ranges: TensorsData, *, bias_images: np.ndarray | None, reduce_range: bool
+) -> onnx.ModelProto:
+    """Quantize with these ranges of the activations, and with biases corrected on `bias_images` if there are any."""
+    source, cache, int8 = (prepared.with_name(file) for file in ("source.onnx", "ranges.json", "int8.onnx"))
+    save_tensors_data(ranges, cache)
+
+    def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
+        onnx.save(model, source)
+        quantize_static(
+            source,
+            int8,
+            None,
+            calibration_cache_path=cache,
+            calibrate_method=ranges.calibration_method,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=INT8_OPERATORS,
+            per_channel=True,
+            reduce_range=reduce_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            # Logits of 8 bits would tie.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+        )
+        return onnx.load(int8)
+
+    model = onnx.load(prepared)
+    first = quantized(model)
+    return _shortened(first if bias_images is None else quantized(correct_biases(model, first, bias_images)))
+
+
+def _shortened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same computation without what only a reader needs: long names and noted shapes, a tenth of a small file."""
+    result = copy.deepcopy(model)
+    graph = result.graph
+    del graph.value_info[:]
+    names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}  # empty: left out
+    for node in graph.node:
+        node.name = ""
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.setdefault(name, f"{len(names):x}") for name in tensors]
+    for tensor in graph.initializer:
+        tensor.name = names.setdefault(tensor.name, f"{len(names):x}")
+    return result
+
+
+def _error_pct(path: Path, images: Images) -> float:
+    logits = classify(open_session(path, threads=0), images.pixels, batch_size=VALIDATION_BATCH)
+    return error_pct(logits, images.labels, top=1)

@@ -1,0 +1,55 @@
+"""How a stage starts, under torchrun where that is asked for, and how it ends when something is wrong."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LAUNCHER = "TRAIN_LAUNCHER"
+
+
+@contextmanager
+def one_line_errors(stage: str) -> Iterator[None]:
+    """End the process with one line and exit code 1 on a ValueError or OSError, which the library words for users.
+
+    A GPU whose memory is full ends it likewise, in words of ours.
+    Ctrl-C ends it with one line, too, and 130; training, which saves its state first, has a line of its own.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        sys.exit(f"{stage}: {error.filename or _one_line(error)} is missing; dvc repro makes it first")
+    except (ValueError, OSError) as error:
+        sys.exit(f"{stage}: {_one_line(error)}")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which not every stage imports
+            raise
+        sys.exit(f"{stage}: batch_size must fit the memory of the GPU, where no more is free; lower it in params.yaml")
+    except KeyboardInterrupt:
+        print(f"{stage}: interrupted; the same command starts it anew", file=sys.stderr)
+        sys.exit(130)
+
+
+def _one_line(error: Exception) -> str:
+    """Its message; those of libraries may have several lines."""
+    return " ".join(str(error).split())
+
+
+def relaunch(module: str) -> None:
+    """Start `python -m module` anew under the command in the environment variable TRAIN_LAUNCHER, if there is one.
+
+    Raises:
+        ValueError: If the command can't be started.
+    """
+    launcher = shlex.split(os.environ.get(LAUNCHER, ""))
+    if not launcher or "LOCAL_RANK" in os.environ:
+        return
+    sys.stdout.flush()
+    try:
+        os.execvp(launcher[0], [*launcher, "-m", module, *sys.argv[1:]])  # the same process, so DVC's signals reach it
+    except OSError as error:
+        raise ValueError(
+            f"{LAUNCHER} must be a command such as 'torchrun --nproc-per-node 2', got {shlex.join(launcher)!r} "
+            f"({error.strerror}); mend or unset it"
+        ) from None
