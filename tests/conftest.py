@@ -25,7 +25,7 @@ def resume_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def demo() -> Params:
     """The demo's parameters."""
-    return load_params(ROOT / "presets" / "demo.yaml")
+    return load_params(ROOT / "presets" / "demo.yaml", complete=False)
 
 
 @pytest.fixture

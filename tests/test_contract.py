@@ -1,6 +1,7 @@
 """dvc.yaml names what each stage really imports and reads: else DVC calls a stale result up to date."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from stages.lib.models import FINETUNED, MODELS, PACKED, PRECISIONS
 from stages.lib.params import Params
 
 ROOT = Path(__file__).parents[1]
@@ -92,9 +94,46 @@ def parameters_read(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_stage_names_every_module_it_imports(name: str) -> None:
-    declared = {dep for dep in STAGES[name]["deps"] if dep.startswith("stages/")}
-    assert declared == closure(ROOT / "stages" / f"{name}.py")
+def test_stage_names_files_and_folders_that_cover_what_it_imports_and_none_in_vain(name: str) -> None:
+    declared = [dep for dep in STAGES[name]["deps"] if dep.startswith("stages/")]
+    covered_by = {
+        file: [dep for dep in declared if file == dep or file.startswith(f"{dep}/")]
+        for file in closure(ROOT / "stages" / f"{name}.py")
+    }
+    assert [file for file, by in covered_by.items() if len(by) != 1] == []
+    assert {by[0] for by in covered_by.values()} == set(declared)
+
+
+@pytest.mark.parametrize(
+    ("changed", "stale"),
+    [
+        ("pruning/channels.py", {"prune", "sparsify", "distill"}),
+        ("quantization/static.py", {"quantize"}),
+        ("profiling/measuring.py", {"profile"}),
+        ("report/render.py", {"report"}),
+        ("lowrank.py", {"factorize"}),
+    ],
+)
+def test_an_edit_makes_no_training_stale_that_does_not_need_it(changed: str, stale: set[str]) -> None:
+    path = f"stages/lib/{changed}"
+    assert {
+        name
+        for name, stage in STAGES.items()
+        if any(path == dep or path.startswith(f"{dep}/") for dep in stage["deps"])
+    } == stale
+
+
+def test_matrices_are_those_of_the_table_of_models_and_no_parameter_reaches_a_shell() -> None:
+    expected = {
+        "finetune": {"model": FINETUNED},
+        "quantize": {"model": list(MODELS)},
+        "evaluate": {"model": list(MODELS), "precision": list(PRECISIONS)},
+        "pack": {"model": PACKED},
+    }
+    assert {name: stage["matrix"] for name, stage in STAGES.items() if "matrix" in stage} == expected
+    assert {model.maker for model in MODELS.values()} <= set(STAGES)
+    for stage in STAGES.values():
+        assert set(re.findall(r"\$\{([^}]*)\}", stage["cmd"])) <= {"item.model", "item.precision"}
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -103,11 +142,25 @@ def test_stage_names_every_parameter_it_reads(name: str) -> None:
     assert declared == parameters_read(ROOT / "stages" / f"{name}.py")
 
 
-def test_stages_import_no_stages() -> None:
+def test_stages_import_no_stages_and_rooms_import_downwards_only() -> None:
+    lib = ROOT / "stages" / "lib"
     for name in STAGES:
-        assert {path.parent.name for path in imports(ROOT / "stages" / f"{name}.py")} == {"lib"}
-    for path in (ROOT / "stages" / "lib").glob("*.py"):
-        assert {imported.parent.name for imported in imports(path)} <= {"lib"}
+        assert all(lib in path.parents for path in imports(ROOT / "stages" / f"{name}.py"))
+    above: dict[str, set[str]] = {  # what a room may import besides itself and the single files
+        "sources": set(),
+        "network": set(),
+        "runtime": set(),
+        "report": set(),
+        "training": {"network"},
+        "pruning": {"network"},
+        "quantization": {"network", "runtime"},
+        "profiling": {"network", "runtime"},
+    }
+    for path in lib.rglob("*.py"):
+        assert all(lib in imported.parents for imported in imports(path))
+        if (room := path.parent.name) != "lib":
+            rooms = {imported.parent.name for imported in imports(path)} - {"lib", room}
+            assert rooms <= above[room], path
 
 
 def test_images_stay_out_of_the_remote_and_weights_are_cached() -> None:

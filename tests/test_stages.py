@@ -10,10 +10,11 @@ import pytest
 import torch
 import yaml
 
-from stages import distill, finetune, prune
+from stages import distill, finetune, sparsify
 from stages.lib.images import Images
 from stages.lib.network.checkpoint import load_model, save_model
 from stages.lib.network.googlenet import GoogLeNet
+from stages.lib.params import load_params
 from stages.lib.pruning.sparsity import RisingSparsity
 from stages.lib.training import fit as training
 
@@ -31,7 +32,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: GoogLeNet, image
     for number, name in enumerate(names):
         torch.nn.init.constant_(tiny.linear.bias, number)
         save_model(tiny, Path(f"artifacts/{name}.safetensors"))
-    zeros = {"start_sparsity": 0.5, "sparsity": 0.8, "sparsity_scope": "layer"}
+    zeros = {"zeros": {"start": 0.5, "end": 0.8, "scope": "layer"}}
     Path("artifacts/compression").mkdir()
     for name in ("structured", "unstructured", "lowrank"):
         facts = {"widths": [], **(zeros if name == "unstructured" else {})}
@@ -54,7 +55,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def set_params(**changes: dict[str, Any]) -> None:
     """The demo's parameters but for `changes`, section by section."""
-    params = yaml.safe_load((ROOT / "presets" / "demo.yaml").read_text())
+    params = load_params(ROOT / "presets" / "demo.yaml", complete=False).model_dump()
     for section, values in changes.items():
         params[section] |= values
     Path("params.yaml").write_text(yaml.safe_dump(params))
@@ -66,16 +67,13 @@ def bias(model: GoogLeNet) -> float:
 
 
 @pytest.mark.parametrize("scope", ["global", "lamp"])
-def test_pruning_tells_of_layers_that_zeros_leave_empty(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scope: str
-) -> None:
+def test_pruning_tells_of_layers_that_zeros_leave_empty(capsys: pytest.CaptureFixture[str], scope: str) -> None:
     changes = {"sparsity": 0.3, "sparsity_scope": scope, "start_sparsity": 0.1, "batch_norm_images": 0}
     set_params(data={"val_per_class": 3}, prune=changes)
     base = load_model(Path("artifacts/models/base.safetensors"))
     base.linear.weight.data *= 1e-6
     save_model(base, Path("artifacts/models/base.safetensors"))
-    monkeypatch.setattr(sys, "argv", ["prune", "unstructured"])
-    prune.main()
+    sparsify.main()
     warning = "prune.sparsity 0.3 leaves no weight in linear; prune.sparsity_scope lamp would\n"
     assert (warning in capsys.readouterr().out) == (scope == "global")
 
@@ -89,18 +87,7 @@ def test_fine_tuning_gets_its_model_the_base_as_teacher_and_its_zeros(
     (call,) = fitted
     assert (call["name"], bias(call["model"]), bias(call["teacher"])) == (name, number, 0)
     assert (call["num_train"], call["num_val"], call["evaluate_first"]) == (21, 9, True)
-    assert call["keep_zeros"] == (name == "unstructured")
-    assert call["rising"] == (RisingSparsity(0.5, 0.8, "layer") if name == "unstructured" else None)
-
-
-def test_fine_tuning_on_labels_alone_has_no_teacher(
-    fitted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["finetune", "structured"])
-    labels_alone = {"loss": "none", "temperature": 1.0, "weight": 1.0, "label_weight": 1.0}
-    set_params(data={"val_per_class": 3}, finetune={"distillation": labels_alone})
-    finetune.main()
-    assert fitted[0]["teacher"] is None
+    assert call["mask_schedule"] == (RisingSparsity(0.5, 0.8, "layer") if name == "unstructured" else None)
 
 
 @pytest.mark.parametrize("round_to", [None, 4])

@@ -32,7 +32,6 @@ def prune_channels(
     max_ratio: float = 1.0,
     importance: Literal["magnitude", "bn_scale", "taylor"] = "magnitude",
     examples: tuple[Tensor, Tensor] | None = None,
-    full_widths: Sequence[int] | None = None,
     refit_on: Tensor | None = None,
 ) -> GoogLeNet:
     """Remove the channels that matter least, with all weights of other layers that depend on them.
@@ -49,7 +48,6 @@ def prune_channels(
         scope: The same share of every layer, or the least important channels of all layers.
         max_ratio: With scope global, the most that a layer loses.
         examples: Images (N, 3, H, W) in [0, 1] and labels (N,), for the importance taylor.
-        full_widths: What the ratios are shares of, if `model` was pruned before.
         refit_on: Images (N, 3, H, W) in [0, 1] on which the weights that stay are refitted (see `reconstruct`); where
             there are none, they stay as they are.
 
@@ -73,7 +71,7 @@ def prune_channels(
         group = graph.get_pruning_group(layer, tp.prune_conv_out_channels, list(range(layer.out_channels)))
         scores.append(IMPORTANCES[importance](group).detach())
 
-    full = tuple(full_widths or model.architecture.widths)
+    full = model.architecture.widths
     if scope == "uniform":
         fewest = [1] * len(full)
         kept = [int(width * (1 - ratio) + ROUNDING) for width in full]

@@ -32,11 +32,16 @@ class RisingSparsity:
 
     def masks_after(self, step: int, num_steps: int, weights: Sequence[Tensor]) -> list[Tensor] | None:
         """Masks that bring about the sparsity due after `step`, None where it stays what it is."""
+        sparsity = self.due(step, num_steps)
+        return None if sparsity is None else magnitude_masks(weights, sparsity=sparsity, scope=self.scope)
+
+    def due(self, step: int, num_steps: int) -> float | None:
+        """The sparsity to bring about after `step`, None where it stays what it is."""
         last = int(RISING_SHARE * num_steps)
         if self.start == self.end or step > last or (step % RAISE_EVERY and step != last):
             return None
         left = 1 - step / last if last else 0.0
-        return magnitude_masks(weights, sparsity=self.end + (self.start - self.end) * left**3, scope=self.scope)
+        return self.end + (self.start - self.end) * left**3
 
 
 def magnitude_masks(weights: Sequence[Tensor], *, sparsity: float, scope: Scope) -> list[Tensor]:

@@ -5,23 +5,24 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
 from stages.lib.images import Images
 from stages.lib.network.googlenet import GoogLeNet
-from stages.lib.params import Params, Recipe, StudentRecipe
+from stages.lib.params import Compute, Params, Recipe, StudentRecipe
 from stages.lib.pruning.sparsity import RisingSparsity
 from stages.lib.training import augmentation
 from stages.lib.training.distillation import distillation_loss
 from stages.lib.training.step import Run
+
+CPU = Compute(device="cpu", precision="fp32")
 
 
 @pytest.fixture
 def recipe(demo: Params) -> Recipe:
     """Two epochs of three steps, mixed images in the first one."""
     settings = demo.train.augmentation.model_copy(update={"cutmix": 1.0, "mix_off_epochs": 1, "crop_padding": 4})
-    changes = {"device": "cpu", "epochs": 2, "batch_size": 10, "warmup_epochs": 1, "image_sizes": {8: 1, 16: 1}}
+    changes = {"epochs": 2, "batch_size": 10, "warmup_epochs": 1, "image_sizes": {8: 1, 16: 1}}
     return demo.train.model_copy(update=changes | {"augmentation": settings})
 
 
@@ -29,11 +30,11 @@ def recipe(demo: Params) -> Recipe:
 def test_a_cuda_graph_trains_as_single_launches_do(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs CUDA")
-    settings = {"device": "cuda", "precision": "fp32", "deterministic": True}
     trained = []
     for cuda_graph in (False, True):
-        training = Run(tiny, images, recipe=recipe.model_copy(update=settings | {"cuda_graph": cuda_graph}))
-        for step in range(training.num_steps):  # of two image sizes
+        compute = Compute(device="cuda", precision="fp32", deterministic=True, cuda_graph=cuda_graph)
+        training = Run(tiny, images, compute=compute, recipe=recipe)
+        for step in range(training.batches.num_steps):  # of two image sizes
             training.train_step(step)
         trained.append(training.tensors())
     launched, replayed = trained
@@ -41,7 +42,11 @@ def test_a_cuda_graph_trains_as_single_launches_do(tiny: GoogLeNet, images: Imag
 
 
 def test_weights_alone_decay(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
-    groups = Run(tiny, images, recipe=recipe.model_copy(update={"weight_decay": 0.5})).optimizers[0].param_groups
+    groups = (
+        Run(tiny, images, compute=CPU, recipe=recipe.model_copy(update={"weight_decay": 0.5}))
+        .optimizers[0]
+        .param_groups
+    )
     for group in groups:
         assert group["nesterov"] and group["momentum"] == recipe.momentum > 0
         assert {group["weight_decay"]} == {0.5 if weight.dim() > 1 else 0.0 for weight in group["params"]}
@@ -49,7 +54,7 @@ def test_weights_alone_decay(tiny: GoogLeNet, images: Images, recipe: Recipe) ->
 
 
 def test_the_average_follows_the_weights_and_warms_up(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
-    training = Run(tiny, images, recipe=recipe.model_copy(update={"ema_decay": 0.15}))
+    training = Run(tiny, images, compute=CPU, recipe=recipe.model_copy(update={"ema_decay": 0.15}))
     expected = {name: tensor.clone() for name, tensor in tiny.state_dict().items() if tensor.is_floating_point()}
     for step, decay in enumerate((1 / 10, 0.15, 0.15)):
         training.train_step(step)
@@ -65,7 +70,7 @@ def test_the_loss_is_that_of_smoothed_labels_and_of_the_teacher_at_rest(
     told = demo.finetune.distillation.model_dump() | {"label_weight": 0.5}
     settings = recipe.model_dump() | {"label_smoothing": 0.1, "distillation": told}
     student = StudentRecipe.model_validate(settings)
-    training = Run(tiny, images, recipe=student, teacher=tiny.train())
+    training = Run(tiny, images, compute=CPU, recipe=student, teacher=tiny.train())
     pixels, targets = torch.rand(4, 3, 32, 32), torch.eye(3)[[0, 1, 2, 0]]
     logits, teacher_logits = training.model.eval()(pixels), tiny.eval()(pixels)
     labels_loss = functional.cross_entropy(logits, targets, label_smoothing=0.1)
@@ -79,12 +84,12 @@ def test_the_loss_is_that_of_smoothed_labels_and_of_the_teacher_at_rest(
 def test_two_classes_need_a_loss_that_two_logits_can_teach(tiny: GoogLeNet, images: Images, demo: Params) -> None:
     two = replace(images, classes=("ant", "bee"))
     losses = (demo.finetune.distillation.model_copy(update={"loss": loss}) for loss in ("kd", "standardized_kd"))
-    recipes = (demo.finetune.model_copy(update={"device": "cpu", "distillation": loss}) for loss in losses)
+    recipes = (demo.finetune.model_copy(update={"distillation": loss}) for loss in losses)
     kd, standardized = recipes
-    Run(tiny, two, recipe=kd, teacher=tiny)
-    Run(tiny, images, recipe=standardized, teacher=tiny)
+    Run(tiny, two, compute=CPU, recipe=kd, teacher=tiny)
+    Run(tiny, images, compute=CPU, recipe=standardized, teacher=tiny)
     with pytest.raises(ValueError, match="kd or none for 2 classes, got standardized_kd"):
-        Run(tiny, two, recipe=standardized, teacher=tiny)
+        Run(tiny, two, compute=CPU, recipe=standardized, teacher=tiny)
 
 
 def test_every_epoch_shows_each_image_once_in_an_order_of_its_own(
@@ -99,9 +104,9 @@ def test_every_epoch_shows_each_image_once_in_an_order_of_its_own(
 
     monkeypatch.setattr(augmentation, "augment", augment)
     for seed in (0, 1):
-        training = Run(tiny, images, recipe=recipe.model_copy(update={"seed": seed}))
+        training = Run(tiny, images, compute=CPU, recipe=recipe.model_copy(update={"seed": seed}))
         for step in range(6):
-            training._batch(step)
+            training.batches.batch(step)
     epochs = [tuple(i for indices, *_ in seen[start : start + 3] for i in indices) for start in range(0, 12, 3)]
     assert all(sorted(epoch) == list(range(30)) for epoch in epochs)
     assert len(set(epochs)) == 4
@@ -115,9 +120,9 @@ def test_a_fraction_of_an_epoch_is_the_first_of_its_batches_and_its_last_are_not
     mixed = []
     monkeypatch.setattr(augmentation, "augment", lambda *_, mix, **__: mixed.append(mix))
     for epochs, expected in ((1.7, [True, True, True, False, False]), (0.01, [False])):
-        training = Run(tiny, images, recipe=recipe.model_copy(update={"epochs": epochs}))
-        for step in range(training.num_steps):
-            training._batch(step)
+        training = Run(tiny, images, compute=CPU, recipe=recipe.model_copy(update={"epochs": epochs}))
+        for step in range(training.batches.num_steps):
+            training.batches.batch(step)
         assert mixed == expected
         mixed.clear()
 
@@ -132,31 +137,16 @@ def test_padding_shrinks_with_the_images(
         return resident(pixels, size=size, padding=padding, device=device)
 
     monkeypatch.setattr(augmentation, "resident", recorded)
-    training = Run(tiny, images, recipe=recipe)
+    training = Run(tiny, images, compute=CPU, recipe=recipe)
     for step in (0, 5):
-        training._batch(step)
+        training.batches.batch(step)
     assert paddings == {8: 1, 16: 2}
 
 
 def test_sparsity_rises_in_each_layer_where_that_is_asked_for(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
-    training = Run(tiny, images, recipe=recipe, rising=RisingSparsity(0.5, 0.8, "layer"))
+    training = Run(tiny, images, compute=CPU, recipe=recipe, mask_schedule=RisingSparsity(0.5, 0.8, "layer"))
     for step in range(6):
         training.train_step(step)
     for weight in training.model.parameters():
         if weight.dim() > 1:
             assert abs((weight == 0).float().mean().item() - 0.8) <= 0.5 / weight.numel() + 1e-6
-
-
-def test_the_scale_penalty_is_an_l1_norm(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
-    once = recipe.model_copy(update={"momentum": 0.0, "warmup_epochs": 0})
-    for module in tiny.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, -1, 1)
-    scales = []
-    for penalty in (0.0, 0.5):
-        training = Run(tiny, images, recipe=once, scale_penalty=penalty)
-        training.train_step(0)
-        scales.append([m.weight.detach() for m in training.model.modules() if isinstance(m, nn.BatchNorm2d)])
-    before = [module.weight.detach() for module in tiny.modules() if isinstance(module, nn.BatchNorm2d)]
-    for scale, without, penalized in zip(before, *scales, strict=True):
-        assert torch.allclose(without - penalized, training.lr(0) * 0.5 * scale.sign(), atol=1e-5)

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from stages.lib.costs import count_macs, count_nonzero_parameters, count_parameters
+from stages.lib.models import variant_name
 from stages.lib.network.checkpoint import save_model
 from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
-from stages.lib.params import variant_name
-from stages.lib.profiling import measuring
+from stages.lib.profiling import machine, measuring
 from stages.lib.profiling.engines import EagerEngine, MemoryGrowth, OnnxEngine
 from stages.lib.profiling.measuring import Measurement, measure
 from stages.lib.quantization.export import export_onnx
@@ -142,20 +142,20 @@ def test_variants_are_named_as_in_the_report() -> None:
 
 
 def test_threads_are_those_asked_for_or_the_cores() -> None:
-    assert measuring.count_threads(3) == 3
-    assert 1 <= measuring.count_threads(0) <= (os.cpu_count() or 1)
+    assert machine.count_threads(3) == 3
+    assert 1 <= machine.count_threads(0) <= (os.cpu_count() or 1)
 
 
 def test_a_container_gets_no_more_threads_than_its_quota(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring.joblib, "cpu_count", lambda: 2)
-    monkeypatch.setattr(measuring.psutil, "cpu_count", lambda **_: 64)
-    assert measuring.count_threads(0) == 2
+    monkeypatch.setattr(machine.joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(machine.psutil, "cpu_count", lambda **_: 64)
+    assert machine.count_threads(0) == 2
 
 
 def test_machine_names_its_cpu_and_versions() -> None:
-    machine = measuring.describe_machine(threads=2)
-    assert machine["cpu"] and machine["torch"] and machine["onnxruntime"] and machine["threads"] == 2
-    assert isinstance(machine["avx2"], bool)
+    described = machine.describe_machine(threads=2)
+    assert described["cpu"] and described["torch"] and described["onnxruntime"] and described["threads"] == 2
+    assert isinstance(described["avx2"], bool)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,8 @@ def test_machine_names_its_cpu_and_versions() -> None:
 def test_instructions_are_read_on_x86_and_on_arm(
     text: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring.Path, "read_text", lambda *_, **__: text)
-    assert measuring.describe_cpu() == ("Some CPU", expected)
+    monkeypatch.setattr(machine.Path, "read_text", lambda *_, **__: text)
+    assert machine.describe_cpu() == ("Some CPU", expected)
 
 
 def test_memory_growth_keeps_the_peak() -> None:

@@ -13,7 +13,7 @@ from stages.lib.quantization.export import export_onnx
 from stages.lib.runtime.packing import HEADER, MAGIC, pack, unpack
 from stages.lib.runtime.session import open_session
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def onnx_file(*arrays: np.ndarray) -> bytes:

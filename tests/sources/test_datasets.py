@@ -23,7 +23,7 @@ from stages.lib.sources import cifar100
 from stages.lib.sources import datasets as sources
 from stages.lib.sources.canonical import Dataset, Split, canonical, digest, limit
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "cifar100"
 COARSE = """aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices
     household_furniture insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes

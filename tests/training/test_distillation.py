@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from stages.lib.images import Images
 from stages.lib.network.googlenet import GoogLeNet
-from stages.lib.params import Distillation, Params, StudentRecipe
+from stages.lib.params import Compute, Distillation, Params, StudentRecipe
 from stages.lib.training import fit as training
 from stages.lib.training.distillation import distillation_loss, standardize
 
@@ -67,7 +67,7 @@ def test_a_student_comes_to_agree_with_its_teacher(loss: str, tiny: GoogLeNet, i
     student = GoogLeNet(tiny.architecture)
     recipe = StudentRecipe.model_validate(
         demo.finetune.model_dump()
-        | {"device": "cpu", "epochs": 15, "batch_size": 30, "lr": 0.03, "warmup_epochs": 1, "image_sizes": {32: 1}}
+        | {"epochs": 15, "batch_size": 30, "lr": 0.03, "warmup_epochs": 1, "image_sizes": {32: 1}}
         | {"distillation": settings(loss, label_weight=0.0).model_dump()}
     )
 
@@ -77,6 +77,8 @@ def test_a_student_comes_to_agree_with_its_teacher(loss: str, tiny: GoogLeNet, i
             z = [standardize(net.eval()(pixels)) for net in (model, teacher)]
         return functional.mse_loss(*z).item()
 
-    trained = training.fit(student, images, images, recipe=recipe, teacher=teacher)
+    trained = training.fit(
+        student, images, images, compute=Compute(device="cpu", precision="fp32"), recipe=recipe, teacher=teacher
+    )
     assert disagreement(trained.model) < 0.5 * disagreement(student)
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.state_dict().values(), strict=True))

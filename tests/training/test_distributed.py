@@ -18,7 +18,7 @@ from stages.lib.sources import datasets as sources
 from stages.lib.stage import LAUNCHER, relaunch
 from stages.lib.training.distributed import SynchronizedBatchNorm, any_of_them, from_first, synchronize_batch_norm
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
@@ -41,7 +41,7 @@ model.register_forward_pre_hook(lambda _, images: (images[0].double(),))
 orthogonalize = muon.orthogonalize
 muon.orthogonalize = lambda matrix, _: orthogonalize(matrix, torch.float64)
 with process_group():
-    write_trained(fit(model, train, val, recipe=load_params().train), "base")
+    write_trained(fit(model, train, val, recipe=load_params().train, compute=load_params().compute), "base")
 """
 
 
@@ -51,9 +51,7 @@ def work(tmp_path: Path) -> Path:
     params = yaml.safe_load((ROOT / "presets" / "demo.yaml").read_text())
     params["data"].update(val_per_class=4)
     params["model"].update(width=0.1)
-    params["train"].update(
-        device="cpu", precision="fp32", epochs=2, warmup_epochs=1, batch_size=32, lr=0.003, muon_lr=0.003
-    )
+    params["train"].update(epochs=2, warmup_epochs=1, batch_size=32, lr=0.003, muon_lr=0.003)
     params["train"]["augmentation"].update(flip=True, cutout=8, cutmix=1.0, trivial_augment=True)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     (tmp_path / "in_double_precision.py").write_text(IN_DOUBLE_PRECISION)

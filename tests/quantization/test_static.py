@@ -23,7 +23,7 @@ from stages.lib.quantization.export import export_onnx
 from stages.lib.quantization.static import choose_calibration
 from stages.lib.runtime.session import classify, open_session
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 CLASSES = tuple(f"class {i}" for i in range(10))
 METHODS = ("minmax", "percentile", pytest.param("entropy", marks=pytest.mark.slow))
 

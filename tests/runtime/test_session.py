@@ -51,4 +51,4 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", ["evaluate", "pack", "profile"])
 def test_stage_does_not_import_torch(stage: str) -> None:
     code = f"import sys, stages.{stage}, stages.lib.runtime.session; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -9,6 +9,7 @@ from benchmarks import train
 from stages.lib.costs import count_macs
 from stages.lib.images import Images
 from stages.lib.network.googlenet import GoogLeNet
+from stages.lib.params import Compute
 from stages.lib.training.step import Run
 
 CPU = torch.device("cpu")
@@ -49,8 +50,10 @@ def test_the_customary_loop_trains_the_network(tiny: GoogLeNet, images: Images) 
 def test_our_loop_trains_on_whole_images_in_the_precision_asked_for(
     tiny: GoogLeNet, images: Images, runs: list[Run]
 ) -> None:
-    train.ours(images, CPU, precision="fp32")()
-    assert (runs[0].size(0), runs[0].size(runs[0].num_steps - 1), runs[0].precision) == (32, 32, torch.float32)
+    train.ours(images, Compute(device="cpu", precision="fp32"))()
+    batches = runs[0].batches
+    assert [batches.image_size(step) for step in (0, batches.num_steps - 1)] == [32, 32]
+    assert runs[0].precision == torch.float32
     assert not torch.equal(runs[0].model.linear.weight, tiny.linear.weight)
 
 
@@ -61,7 +64,7 @@ def test_a_round_as_in_the_preset_has_each_image_size_by_its_share(
     step = train.ours_as_preset(images, CPU)
     sizes: Counter[int] = Counter()
     for run in runs:
-        monkeypatch.setattr(run, "train_step", lambda number, run=run: sizes.update([run.size(number)]))
+        monkeypatch.setattr(run, "train_step", lambda number, run=run: sizes.update([run.batches.image_size(number)]))
     for _ in range(2 * train.STEPS_OF_PRESET):
         step()
     shares = train.CPU_RECIPE.image_sizes

@@ -14,7 +14,7 @@ import yaml
 from stages import download
 from stages.lib.sources import datasets as sources
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SAVES_EVERY_STEP = "from stages import train; from stages.lib import training; training.SAVE_EVERY_S = 0; train.main()"
 KILLS = 10
 
@@ -25,7 +25,7 @@ def work(tmp_path: Path) -> Path:
     params = yaml.safe_load((ROOT / "presets" / "demo.yaml").read_text())
     params["data"].update(val_per_class=4)
     params["model"].update(width=0.1)
-    params["train"].update(device="cpu", epochs=12, warmup_epochs=1, batch_size=10, muon_lr=0.02)
+    params["train"].update(epochs=12, warmup_epochs=1, batch_size=10, muon_lr=0.02)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     digits = sources.load_dataset(name="digits", limit_per_class=20)
     download.write_split(tmp_path / "data" / "train.npz", digits.train, digits.classes)

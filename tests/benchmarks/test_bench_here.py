@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from benchmarks import here
+from stages.lib.models import MODELS, Model
 from stages.lib.network.checkpoint import save_model
 from stages.lib.network.googlenet import GoogLeNet
 from stages.lib.profiling.measuring import Measurement
 from stages.lib.quantization.export import export_onnx
 from stages.lib.runtime.packing import pack
+
+BASE = MODELS["base"]
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("pulled")
 def test_without_torch_every_file_that_was_pulled_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert here.find_files(["base", "sparse"], ["sparse"], exports=Path("exports")) == {
+    assert here.find_files([BASE, Model("sparse", maker="sparsify", packed=True)], exports=Path("exports")) == {
         "base-int8": Path("artifacts/int8/base.onnx"),
         "sparse": Path("artifacts/packed/sparse-fp32.onnx.packed"),
         "sparse-int8": Path("artifacts/packed/sparse-int8.onnx.packed"),
@@ -39,14 +42,14 @@ def test_missing_model_names_the_remedy(pulled: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     (pulled / "artifacts/int8/base.onnx").unlink()
     with pytest.raises(ValueError, match=r"int8/base.onnx must .*; run dvc pull --allow-missing$"):
-        here.find_files(["base"], [], exports=Path("exports"))
+        here.find_files([BASE], exports=Path("exports"))
 
 
 @pytest.mark.usefixtures("pulled")
 def test_nothing_pulled_names_the_remedy_with_torch_too() -> None:
     Path("artifacts/int8/base.onnx").unlink()
     with pytest.raises(ValueError, match=r"int8/base.onnx must .*; run dvc pull --allow-missing$"):
-        here.find_files(["base"], [], exports=Path("exports"))
+        here.find_files([BASE], exports=Path("exports"))
 
 
 def test_missing_fp32_file_is_exported_elsewhere(pulled: Path, tiny: GoogLeNet) -> None:
@@ -54,7 +57,7 @@ def test_missing_fp32_file_is_exported_elsewhere(pulled: Path, tiny: GoogLeNet) 
     export_onnx(tiny, pulled / "artifacts/int8/base.onnx", classes=classes)  # read for its class names alone
     save_model(tiny, pulled / "artifacts/models/base.safetensors")
     exports = pulled / "exports"
-    paths = here.find_files(["base"], [], exports=exports)
+    paths = here.find_files([BASE], exports=exports)
     assert paths["base"] == exports / "base.onnx"
     assert paths["base"].read_bytes() == (pulled / "artifacts/int8/base.onnx").read_bytes()
     assert not (pulled / "artifacts/fp32").exists()

@@ -5,17 +5,19 @@ import torch
 
 from stages.lib.images import Images
 from stages.lib.network.googlenet import GoogLeNet
-from stages.lib.params import Params, Recipe
+from stages.lib.params import Compute, Params, Recipe
 from stages.lib.pruning.sparsity import RisingSparsity
 from stages.lib.pruning.weights import prune_weights
 from stages.lib.training.muon import Muon, orthogonalize
 from stages.lib.training.step import Run
 
+CPU = Compute(device="cpu", precision="fp32")
+
 
 @pytest.fixture
 def recipe(demo: Params) -> Recipe:
     """Two epochs of three steps, the convolutions by Muon."""
-    changes = {"device": "cpu", "epochs": 2, "batch_size": 10, "image_sizes": {8: 1}, "lr": 0.1, "muon_lr": 0.02}
+    changes = {"epochs": 2, "batch_size": 10, "image_sizes": {8: 1}, "lr": 0.1, "muon_lr": 0.02}
     return demo.train.model_copy(update=changes)
 
 
@@ -74,8 +76,11 @@ def test_a_weight_of_zeros_stays_zero() -> None:
 
 def test_norms_stay_put_over_200_steps_zeros_or_not(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
     longer = recipe.model_copy(update={"epochs": 67})
-    for model, keep_zeros in ((tiny, False), (prune_weights(tiny, sparsity=0.8, scope="layer"), True)):
-        run = Run(model, images, recipe=longer, keep_zeros=keep_zeros)
+    for model, zeros in (
+        (tiny, None),
+        (prune_weights(tiny, sparsity=0.8, scope="layer"), RisingSparsity(0.8, 0.8, "layer")),
+    ):
+        run = Run(model, images, compute=CPU, recipe=longer, mask_schedule=zeros)
         convolutions = [weight for weight in run.model.parameters() if weight.dim() == 4]
         before = [weight.detach().clone() for weight in convolutions]
         for step in range(200):
@@ -86,7 +91,7 @@ def test_norms_stay_put_over_200_steps_zeros_or_not(tiny: GoogLeNet, images: Ima
 
 
 def test_masks_apply_before_updates_are_made_orthogonal(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
-    run = Run(tiny, images, recipe=recipe, rising=RisingSparsity(0.0, 0.8, "layer"))
+    run = Run(tiny, images, compute=CPU, recipe=recipe, mask_schedule=RisingSparsity(0.0, 0.8, "layer"))
     for step in range(6):
         run.train_step(step)
     muon = run.optimizers[1]
@@ -100,7 +105,7 @@ def test_masks_apply_before_updates_are_made_orthogonal(tiny: GoogLeNet, images:
 
 
 def test_convolutions_alone_are_trained_by_muon(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
-    run = Run(tiny, images, recipe=recipe)
+    run = Run(tiny, images, compute=CPU, recipe=recipe)
     sgd, muon = run.optimizers
     by_sgd, by_muon = ([weight for group in each.param_groups for weight in group["params"]] for each in (sgd, muon))
     assert {weight.dim() for weight in by_muon} == {4}
@@ -115,19 +120,19 @@ def test_convolutions_alone_are_trained_by_muon(tiny: GoogLeNet, images: Images,
 def test_without_it_the_rate_is_that_of_the_schedule_to_the_last_bit(
     tiny: GoogLeNet, images: Images, recipe: Recipe
 ) -> None:
-    run = Run(tiny, images, recipe=recipe.model_copy(update={"muon_lr": None}))
+    run = Run(tiny, images, compute=CPU, recipe=recipe.model_copy(update={"muon_lr": None}))
     (sgd,) = run.optimizers
     run.train_step(1)
     assert {group["lr"] for group in sgd.param_groups} == {run.lr(1)}
 
 
 def test_its_momentum_is_part_of_the_state(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
-    whole = Run(tiny, images, recipe=recipe)
+    whole = Run(tiny, images, compute=CPU, recipe=recipe)
     whole.train_step(0)
     saved = {name: tensor.clone() for name, tensor in whole.tensors().items()}
     assert sum(name.startswith("momentum.") for name in saved) == len(list(tiny.parameters()))
     whole.train_step(1)
-    resumed = Run(tiny, images, recipe=recipe)
+    resumed = Run(tiny, images, compute=CPU, recipe=recipe)
     resumed.restore(saved)
     resumed.train_step(1)
     for name, tensor in whole.tensors().items():

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
 from stages.lib.images import Images
 from stages.lib.network.googlenet import GoogLeNet
-from stages.lib.params import Params, Recipe, StudentRecipe
+from stages.lib.params import Compute, Params, Recipe, StudentRecipe
 from stages.lib.pruning.sparsity import RisingSparsity
 from stages.lib.pruning.weights import prune_weights
 from stages.lib.training import fit as training
@@ -33,6 +33,10 @@ def every_epoch_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "SAVING_SHARE", math.inf)
 
 
+CPU = Compute(device="cpu", precision="fp32")
+fit = partial(training.fit, compute=CPU)
+
+
 @pytest.fixture
 def recipe(demo: Params) -> Recipe:
     """Two epochs of three steps, with everything random switched on."""
@@ -40,7 +44,6 @@ def recipe(demo: Params) -> Recipe:
         update={"flip": True, "cutout": 8, "mixup": 0.2, "cutmix": 1.0, "mix_off_epochs": 1}
     )
     changes = {
-        "device": "cpu",
         "epochs": 2,
         "batch_size": 10,
         "warmup_epochs": 1,
@@ -73,7 +76,7 @@ def test_training_learns_what_can_be_learned(tiny: GoogLeNet, images: Images, re
     plain = recipe.augmentation.model_copy(update={"cutout": 0, "mixup": 0.0, "cutmix": 0.0})
     changes = {"epochs": 20, "lr": 0.03, "image_sizes": {32: 1}, "augmentation": plain}
     longer = recipe.model_copy(update=changes)
-    trained = training.fit(tiny, coloured, coloured, recipe=longer)
+    trained = fit(tiny, coloured, coloured, recipe=longer)
     assert trained.curve[-1]["val_error_pct"] < 10
     assert trained.curve[-1]["train_loss"] < trained.curve[0]["train_loss"]
 
@@ -84,13 +87,13 @@ def test_the_same_call_gives_the_same_weights_and_leaves_its_model_alone(
     before = weights(tiny)
     runs = []
     for _ in range(2):
-        trained = training.fit(tiny, images, images, recipe=recipe)
+        trained = fit(tiny, images, images, recipe=recipe)
         trained.resume_file.delete()
         runs.append(weights(trained.model))
     assert torch.equal(*runs)
     assert torch.equal(weights(tiny), before)
     assert not torch.equal(runs[0], before)
-    other = training.fit(tiny, images, images, recipe=recipe.model_copy(update={"seed": 5}))
+    other = fit(tiny, images, images, recipe=recipe.model_copy(update={"seed": 5}))
     assert not torch.equal(weights(other.model), runs[0])
 
 
@@ -99,14 +102,14 @@ def test_stopped_training_goes_on_to_identical_weights(
     tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, step: int, number: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    whole = training.fit(tiny, images, images, recipe=recipe, evaluate_first=True)
+    whole = fit(tiny, images, images, recipe=recipe, evaluate_first=True)
     whole.resume_file.delete()
     with monkeypatch.context() as patch:
         stop_at(step, patch, number)
         with pytest.raises(SystemExit) as stopped:
-            training.fit(tiny, images, images, recipe=recipe, evaluate_first=True)
+            fit(tiny, images, images, recipe=recipe, evaluate_first=True)
     assert stopped.value.code == 128 + number
-    resumed = training.fit(tiny, images, images, recipe=recipe, evaluate_first=True)
+    resumed = fit(tiny, images, images, recipe=recipe, evaluate_first=True)
     assert f"going on from step {step + 1} of 6" in capsys.readouterr().out
     assert torch.equal(weights(resumed.model), weights(whole.model))
     for row, expected in zip(resumed.curve, whole.curve, strict=True):
@@ -116,13 +119,11 @@ def test_stopped_training_goes_on_to_identical_weights(
 def test_the_curve_tells_the_error_at_the_size_that_is_trained_on_too(
     tiny: GoogLeNet, images: Images, recipe: Recipe
 ) -> None:
-    small, whole = training.fit(
-        tiny, images, images, recipe=recipe.model_copy(update={"image_sizes": {8: 1, 32: 1}})
-    ).curve
+    small, whole = fit(tiny, images, images, recipe=recipe.model_copy(update={"image_sizes": {8: 1, 32: 1}})).curve
     assert (small["image_size"], whole["image_size"]) == (8, 32)
     assert whole["val_error_at_size_pct"] == whole["val_error_pct"]
-    shrunk = training.augmentation.resident(images.pixels, size=8, padding=0, device=torch.device("cpu"))
-    halfway = training.fit(tiny, images, images, recipe=recipe.model_copy(update={"image_sizes": {8: 1}}))
+    shrunk = training.resident(images.pixels, size=8, padding=0, device=torch.device("cpu"))
+    halfway = fit(tiny, images, images, recipe=recipe.model_copy(update={"image_sizes": {8: 1}}))
     error = training.error_rate(halfway.model, shrunk, torch.from_numpy(images.labels), precision=torch.float32)
     assert halfway.curve[-1]["val_error_at_size_pct"] == error
 
@@ -140,7 +141,7 @@ def test_the_curve_is_of_the_validation_images_and_of_the_model_that_is_kept(
         return losses[-1]
 
     monkeypatch.setattr(run.Run, "_batch_loss", recorded)
-    trained = training.fit(tiny, images, val, recipe=recipe.model_copy(update={"epochs": num_epochs}))
+    trained = fit(tiny, images, val, recipe=recipe.model_copy(update={"epochs": num_epochs}))
     pixels, labels = torch.from_numpy(val.pixels), torch.from_numpy(val.labels)
     error = training.error_rate(trained.model, pixels, labels, precision=torch.float32)
     assert trained.curve[-1]["val_error_pct"] == error
@@ -153,7 +154,7 @@ def test_the_curve_is_of_the_validation_images_and_of_the_model_that_is_kept(
     )
 
 
-def test_a_state_is_of_one_teacher_one_penalty_and_one_set_of_images(
+def test_a_state_is_of_one_teacher_one_mask_schedule_and_one_set_of_images(
     tiny: GoogLeNet, images: Images, recipe: Recipe, demo: Params
 ) -> None:
     student = StudentRecipe.model_validate(recipe.model_dump() | {"distillation": demo.finetune.distillation})
@@ -164,20 +165,43 @@ def test_a_state_is_of_one_teacher_one_penalty_and_one_set_of_images(
         Images(images.pixels ^ 1, images.labels, images.classes),
         Images(images.pixels, images.labels[::-1].copy(), images.classes),
     ]
-    runs = [run.Run(tiny, images, recipe=student, teacher=teacher) for teacher in (None, tiny, other_teacher)]
-    runs += [run.Run(tiny, images, recipe=student, scale_penalty=0.1), run.Run(tiny, images, recipe=student)]
+    runs = [
+        run.Run(tiny, images, compute=CPU, recipe=student, teacher=teacher) for teacher in (None, tiny, other_teacher)
+    ]
+    schedules = [RisingSparsity(0.5, end, "layer") for end in (0.8, 0.9)]
+    runs += [run.Run(tiny, images, compute=CPU, recipe=student, mask_schedule=each) for each in (*schedules, None)]
     runs[-1].precision = torch.bfloat16
     names = [training._fingerprint(tiny, images, each) for each in runs]
     names += [training._fingerprint(tiny, other, runs[0]) for other in others]
     names.append(training._fingerprint(other_teacher, images, runs[0]))
-    assert len(set(names)) == len(names) == 8
+    assert len(set(names)) == len(names) == 9
+
+
+def test_the_recipe_decides_whether_there_is_a_teacher(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, demo: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teachers = []
+
+    class Recorded(run.Run):
+        def __init__(self, *args: Any, teacher: Any, **options: Any) -> None:
+            teachers.append(teacher)
+            super().__init__(*args, teacher=teacher, **options)
+
+    monkeypatch.setattr(training, "Run", Recorded)
+    for loss in ("none", "kd"):
+        told = demo.finetune.distillation.model_copy(update={"loss": loss})
+        student = StudentRecipe.model_validate(
+            recipe.model_dump() | {"epochs": 0.1, "warmup_epochs": 0, "distillation": told}
+        )
+        fit(tiny, images, images, recipe=student, teacher=tiny)
+    assert teachers == [None, tiny]
 
 
 def test_another_parameter_does_not_take_up_an_old_state(
     tiny: GoogLeNet, images: Images, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = training.fit(tiny, images, images, recipe=recipe)
-    other = training.fit(tiny, images, images, recipe=recipe.model_copy(update={"lr": 0.01}))
+    first = fit(tiny, images, images, recipe=recipe)
+    other = fit(tiny, images, images, recipe=recipe.model_copy(update={"lr": 0.01}))
     assert first.resume_file.path != other.resume_file.path
     assert "going on" not in capsys.readouterr().out
 
@@ -189,7 +213,7 @@ def test_epochs_are_saved_unless_that_takes_too_much_of_the_time(
     steps: list[int] = []
     monkeypatch.setattr(training, "SAVING_SHARE", share)
     monkeypatch.setattr(ResumeFile, "save", lambda _, __, state: steps.append(state["step"]))
-    training.fit(tiny, images, images, recipe=recipe)
+    fit(tiny, images, images, recipe=recipe)
     assert steps == expected
 
 
@@ -214,16 +238,16 @@ def test_a_save_on_a_full_disk_keeps_the_state_before(resume_dir: Path, monkeypa
 def test_a_broken_resume_file_starts_over(
     tiny: GoogLeNet, images: Images, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = training.fit(tiny, images, images, recipe=recipe)
+    first = fit(tiny, images, images, recipe=recipe)
     first.resume_file.path.write_bytes(b"broken")
-    again = training.fit(tiny, images, images, recipe=recipe)
+    again = fit(tiny, images, images, recipe=recipe)
     assert "unreadable" in capsys.readouterr().out
     assert torch.equal(weights(again.model), weights(first.model))
 
 
 def test_zeros_stay_zero_through_fine_tuning(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
-    pruned = prune_weights(tiny, sparsity=0.8)
-    tuned = training.fit(pruned, images, images, recipe=recipe, keep_zeros=True).model
+    pruned, zeros = prune_weights(tiny, sparsity=0.8), RisingSparsity(0.8, 0.8, "global")
+    tuned = fit(pruned, images, images, recipe=recipe, mask_schedule=zeros).model
     for before, after in zip(pruned.parameters(), tuned.parameters(), strict=True):
         if before.dim() > 1:
             assert torch.equal(before == 0, after == 0)
@@ -235,7 +259,7 @@ def test_rising_sparsity_ends_where_it_should_in_the_averaged_model(
     tiny: GoogLeNet, images: Images, recipe: Recipe
 ) -> None:
     rising = RisingSparsity(0.5, 0.8, "global")
-    model = training.fit(prune_weights(tiny, sparsity=0.5), images, images, recipe=recipe, rising=rising).model
+    model = fit(prune_weights(tiny, sparsity=0.5), images, images, recipe=recipe, mask_schedule=rising).model
     layers = [weight for weight in model.parameters() if weight.dim() > 1]
     zeros = sum(int((weight == 0).sum()) for weight in layers) / sum(weight.numel() for weight in layers)
     assert zeros == pytest.approx(0.8, abs=1e-3)
@@ -245,7 +269,7 @@ def test_rising_sparsity_goes_on_to_identical_weights_after_a_stop(
     tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train() -> GoogLeNet:
-        return training.fit(tiny, images, images, recipe=recipe, rising=RisingSparsity(0.0, 0.8, "layer")).model
+        return fit(tiny, images, images, recipe=recipe, mask_schedule=RisingSparsity(0.0, 0.8, "layer")).model
 
     with monkeypatch.context() as patch:
         stop_at(5, patch, signal.SIGTERM)
@@ -257,18 +281,8 @@ def test_rising_sparsity_goes_on_to_identical_weights_after_a_stop(
     assert torch.equal(weights(resumed), weights(train()))
 
 
-def test_the_scale_penalty_draws_scales_to_zero(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
-    def mean_scale(penalty: float) -> float:
-        model = training.fit(tiny, images, images, recipe=recipe, scale_penalty=penalty).model
-        return float(
-            torch.cat([m.weight.detach() for m in model.modules() if isinstance(m, nn.BatchNorm2d)]).abs().mean()
-        )
-
-    assert mean_scale(0.5) < 0.9 * mean_scale(0.0)
-
-
 def test_curve_starts_with_the_error_before_the_first_step(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
-    curve = training.fit(tiny, images, images, recipe=recipe, evaluate_first=True).curve
+    curve = fit(tiny, images, images, recipe=recipe, evaluate_first=True).curve
     pixels, labels = torch.from_numpy(images.pixels), torch.from_numpy(images.labels)
     assert [row["epoch"] for row in curve] == [0, 1, 2]
     assert curve[0]["val_error_pct"] == training.error_rate(tiny, pixels, labels, precision=torch.float32)
@@ -276,17 +290,17 @@ def test_curve_starts_with_the_error_before_the_first_step(tiny: GoogLeNet, imag
 
 def test_divergence_is_an_error_that_names_the_remedy(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
     with pytest.raises(ValueError, match=r"must be finite, got .*; lower lr"):
-        training.fit(tiny, images, images, recipe=recipe.model_copy(update={"lr": 1e30}))
+        fit(tiny, images, images, recipe=recipe.model_copy(update={"lr": 1e30}))
 
 
 def test_training_that_diverges_in_its_last_step_is_no_success(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
     once = recipe.model_copy(update={"epochs": 1, "batch_size": 30, "warmup_epochs": 0, "lr": 1e45})
     with pytest.raises(ValueError, match=r"weights after the last step must be finite, got others; lower lr"):
-        training.fit(tiny, images, images, recipe=once)
+        fit(tiny, images, images, recipe=once)
 
 
 def test_fewer_images_than_a_batch_are_one_batch(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
-    trained = training.fit(tiny, images, images, recipe=recipe.model_copy(update={"batch_size": 1000}))
+    trained = fit(tiny, images, images, recipe=recipe.model_copy(update={"batch_size": 1000}))
     assert trained.facts["num_steps"] == 2
 
 
@@ -294,7 +308,7 @@ def test_written_results_are_complete_and_the_state_is_gone(
     tiny: GoogLeNet, images: Images, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume_dir: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    trained = training.fit(tiny, images, images, recipe=recipe, evaluate_first=True)
+    trained = fit(tiny, images, images, recipe=recipe, evaluate_first=True)
     assert list(resume_dir.iterdir())
     training.write_trained(trained, "base")
     assert not list(resume_dir.iterdir())
@@ -312,7 +326,7 @@ def test_cuda_without_a_gpu_is_an_error(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device must be auto or cpu on a machine without CUDA"):
-        training.fit(tiny, images, images, recipe=recipe.model_copy(update={"device": "cuda"}))
+        training.fit(tiny, images, images, compute=Compute(device="cuda"), recipe=recipe)
 
 
 def test_more_processes_than_gpus_are_an_error_on_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,9 +345,8 @@ def test_more_processes_than_gpus_are_an_error_on_cuda_alone(monkeypatch: pytest
 def test_training_runs_in_bf16(tiny: GoogLeNet, images: Images, recipe: Recipe, device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs CUDA")
-    trained = training.fit(
-        tiny, images, images, recipe=recipe.model_copy(update={"device": device, "precision": "bf16"})
-    )
+    compute = Compute.model_validate({"device": device, "precision": "bf16"})
+    trained = training.fit(tiny, images, images, compute=compute, recipe=recipe)
     assert trained.facts["precision"] == "bf16"
     assert {tensor.device.type for tensor in trained.model.state_dict().values()} == {"cpu"}
     assert weights(trained.model).isfinite().all()
@@ -341,7 +354,7 @@ def test_training_runs_in_bf16(tiny: GoogLeNet, images: Images, recipe: Recipe, 
 
 @pytest.mark.parametrize(
     ("mix", "extras"),
-    [("mixup", {"scale_penalty": 1e-4}), ("cutmix", {"rising": RisingSparsity(start=0.1, end=0.5, scope="global")})],
+    [("mixup", {}), ("cutmix", {"mask_schedule": RisingSparsity(start=0.1, end=0.5, scope="global")})],
 )
 def test_a_step_reads_nothing_back_from_its_device(
     tiny: GoogLeNet, images: Images, recipe: Recipe, demo: Params, monkeypatch: pytest.MonkeyPatch, mix: str,
@@ -357,7 +370,7 @@ def test_a_step_reads_nothing_back_from_its_device(
     changes = {"trivial_augment": True, "mixup": 0.0, "cutmix": 0.0, mix: 0.5}
     settings = recipe.model_dump() | {"augmentation": recipe.augmentation.model_copy(update=changes)}
     student = StudentRecipe.model_validate(settings | {"distillation": demo.finetune.distillation})
-    training_run = run.Run(tiny, images, recipe=student, teacher=tiny, **extras)
+    training_run = run.Run(tiny, images, compute=CPU, recipe=student, teacher=tiny, **extras)
     training_run.train_step(0)
     assert training_run.loss_sum.is_meta and all(each.state for each in training_run.optimizers)
 

@@ -20,6 +20,10 @@ def test_sparsity_follows_a_cubic_curve() -> None:
     assert RisingSparsity(0.5, 0.8, "global").due(16, 64) == pytest.approx(0.8 - 0.3 * 0.5**3)
 
 
+def test_sparsity_that_stays_moves_no_mask() -> None:
+    assert all(RisingSparsity(0.8, 0.8, "global").masks_after(step, 64, []) is None for step in range(64))
+
+
 def test_a_training_of_one_step_is_enough_to_reach_the_end() -> None:
     assert RisingSparsity(0.0, 0.8, "global").due(0, 1) == 0.8
 

@@ -131,13 +131,6 @@ def test_channels_whose_loss_would_cost_most_stay(tiny: GoogLeNet) -> None:
     assert torch.equal(pruned.stem[0][0].weight, tiny.stem[0][0].weight[[1, 3, 5]])
 
 
-def test_pruning_in_steps_ends_at_the_widths_of_one_step(tiny: GoogLeNet) -> None:
-    full = tiny.architecture.widths
-    half_way = prune_channels(tiny, ratio=0.2, round_to=None, full_widths=full)
-    pruned = prune_channels(half_way, ratio=0.4, round_to=None, full_widths=full)
-    assert pruned.architecture.widths == prune_channels(tiny, ratio=0.4, round_to=None).architecture.widths
-
-
 def test_a_fitted_network_is_of_the_same_widths_and_nearer_to_the_original(tiny: GoogLeNet) -> None:
     images, others = torch.rand(64, 3, 32, 32).split(48)
     cut, fitted = (prune_channels(tiny, ratio=0.3, round_to=None, refit_on=x) for x in (None, images))
