@@ -7,51 +7,35 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 
-define SUMMARY
-import pandas
-columns = ["top1_error_pct", "num_parameters", "macs", "file_bytes", "latency_cpu_ms", "memory_mb"]
-metrics = pandas.read_json("demo/metrics.json", orient="index", precise_float=True)[columns]
-print(metrics.map("{:,}".format).to_markdown(disable_numparse=True, stralign="right"))
-endef
-export SUMMARY
-
-.PHONY: help install demo repro bench-train bench-here bench-compress tune-lowrank test test-fast check clean
+.PHONY: help install demo params repro bench-train bench-here bench-compress tune-lowrank test test-fast check lock audit clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/.installed ## make .venv and install what requirements-dev.txt pins
+install: $(VENV)/.installed ## make .venv and install what requirements.lock pins
 
-$(VENV)/.installed: requirements.txt requirements-dev.txt
+$(VENV)/.installed: requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, got " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --requirement requirements-dev.txt
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes --requirement requirements.lock
 	touch $@
 
-demo: install ## run the whole pipeline on scikit-learn's digits, in a clone under demo/
+demo: install ## run the pipeline on digits under demo/, then measure the shipped models on this machine
 	rm -rf demo
 	git clone --quiet . demo
-	cp presets/demo.yaml demo/params.yaml
+	$(VENV)/bin/python -m stages.lib.params presets/demo.yaml > demo/params.yaml
 	cd demo && ../$(VENV)/bin/dvc repro
-	@$(VENV)/bin/python -c "$$SUMMARY"
-	@echo "The report lies in demo/reports/report.md, the models in demo/artifacts/fp32/ and demo/artifacts/int8/."
+	git clone --quiet . demo/shipped
+	cd demo/shipped && ../../$(VENV)/bin/dvc pull --quiet --allow-missing 2> /dev/null
+	@$(VENV)/bin/python -m benchmarks.demo demo/metrics.json
+	@echo && echo "CIFAR-100, the shipped models on this machine:"
+	@cd demo/shipped && ../../$(VENV)/bin/python -m benchmarks.here
+	@echo && echo "Next: open demo/reports/report.md for the digits, reports/report.md for CIFAR-100."
 
-bench-train: install ## compare the speed of our training loop with the customary one
-	$(VENV)/bin/python -m benchmarks.train
-
-bench-here: install ## measure the pulled models on this machine
-	$(VENV)/bin/python -m benchmarks.here
-
-bench-compress: $(BENCH_VENV)/.installed ## compare our int8 base with what ONNX Runtime and NNCF make of it
-	$(BENCH_VENV)/bin/python -m benchmarks.compress
-
-$(BENCH_VENV)/.installed: requirements.txt requirements-bench.txt
-	$(PYTHON) -m venv $(BENCH_VENV)
-	$(BENCH_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --requirement requirements-bench.txt
-	touch $@
-
-tune-lowrank: install ## measure which layers gain from a factorization
-	$(VENV)/bin/python -m benchmarks.tune_lowrank
+PRESET ?= reference
+params: install ## write the complete params.yaml of presets/$(PRESET).yaml
+	$(VENV)/bin/python -m stages.lib.params presets/$(PRESET).yaml > .params.yaml.tmp
+	mv .params.yaml.tmp params.yaml
 
 repro: install ## run whatever is out of date
 	$(VENV)/bin/dvc repro
@@ -66,6 +50,13 @@ check: install ## lint and type-check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+lock: install ## write requirements.lock anew
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" requirements-dev.txt --output-file requirements.lock
+
+audit: install ## look for known vulnerabilities of the packages, which needs the network
+	$(VENV)/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip || echo "see above: a vulnerability, or no way to ask for them"
 
 clean: ## delete the demo and caches of tools, never data or models
 	rm -rf demo .mypy_cache .pytest_cache .ruff_cache

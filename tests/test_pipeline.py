@@ -1,10 +1,8 @@
 """The whole pipeline on tiny data, through DVC itself."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,104 +10,29 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-import yaml
 
 from stages.lib.images import channel_statistics, random_batch, read_images, split_validation
+from stages.lib.models import MODELS, PRECISIONS, variant_name
 from stages.lib.network.checkpoint import load_model
 from stages.lib.pruning.batch_norm import reestimate_batch_norm
 from stages.lib.runtime.session import classify, error_pct, open_session
-
-ROOT = Path(__file__).parents[1]
+from tests.repository import TINY, Repository
 
 pytestmark = pytest.mark.slow
-
-
-class Repository:
-    """A copy of this one, without its data, in which DVC runs."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "RESUME_DIR": str(path.parent / "resume"),
-            "OMP_NUM_THREADS": "1",
-            "GIT_AUTHOR_NAME": "t",
-            "GIT_AUTHOR_EMAIL": "t@localhost",
-            "GIT_COMMITTER_NAME": "t",
-            "GIT_COMMITTER_EMAIL": "t@localhost",
-        }
-
-    def run(self, *command: str, code: int = 0) -> str:
-        done = subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, text=True)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def repro(self) -> set[str]:
-        """Run `dvc repro`; returns the stages that really ran."""
-        output = self.run("dvc", "repro")
-        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
-
-    def set(self, **values: object) -> None:
-        """Change parameters, as `section__name=value`."""
-        path = self.path / "params.yaml"
-        params = yaml.safe_load(path.read_text())
-        for name, value in values.items():
-            section, _, key = name.partition("__")
-            params[section][key] = value
-        path.write_text(yaml.safe_dump(params))
-
-
-def copy_of_the_repository(path: Path) -> Repository:
-    """The files that git tracks or would, in a repository of their own."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.splitlines()
-    for name in listed:
-        if (ROOT / name).is_file() and name.split("/")[0] not in {"models", "tests"}:
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, path / name)
-    (path / "dvc.lock").unlink(missing_ok=True)
-    shutil.copy(ROOT / "presets" / "demo.yaml", path / "params.yaml")
-    repository = Repository(path)
-    repository.run("git", "init", "--quiet")
-    repository.set(
-        data__limit_per_class=8,
-        data__val_per_class=2,
-        model__width=0.1,
-        train__epochs=1,
-        train__warmup_epochs=0.5,
-        finetune__epochs=1,
-        finetune__warmup_epochs=0.5,
-        prune__reconstruction_images=16,
-        prune__batch_norm_images=16,
-        lowrank__images=16,
-        lowrank__round_to=1,
-        distill__epochs=1,
-        distill__width=0.5,
-        quantize__calibration_images=[16],
-        profile__rounds=1,
-        profile__calls_per_round=2,
-    )
-    repository.run("git", "add", "--all")
-    repository.run("git", "commit", "--quiet", "--message", "start")
-    return repository
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """A repository in which everything has run once."""
-    repository = copy_of_the_repository(tmp_path_factory.mktemp("repository"))
-    assert {"download", "train", "prune@structured", "finetune@unstructured", "profile", "report"} < repository.repro()
-    repository.run("git", "add", "--all")
-    repository.run("git", "commit", "--quiet", "--message", "first run")
+    repository = Repository.copy(tmp_path_factory.mktemp("repository"), preset="demo", **TINY)
+    assert {"download", "train", "prune", "finetune@unstructured", "profile", "report"} < repository.repro()
+    repository.commit("first run")
     return repository
 
 
 def test_metrics_have_the_promised_keys_for_every_variant(repository: Repository) -> None:
     metrics = json.loads((repository.path / "metrics.json").read_text())
-    models = ("base", "structured", "unstructured", "lowrank", "distilled")
-    assert set(metrics) == {f"{model}{suffix}" for model in models for suffix in ("", "-int8")}
+    assert set(metrics) == {variant_name(model, precision) for model in MODELS for precision in PRECISIONS}
     for variant in metrics.values():
         assert {
             "top1_error_pct", "top5_error_pct", "num_parameters", "num_nonzero_parameters", "macs", "file_bytes",
@@ -176,24 +99,14 @@ def test_pruning_less_leaves_training_alone_and_going_back_restores_from_the_cac
     before = (repository.path / "metrics.json").read_bytes()
     repository.set(prune__ratio=0.4)
     ran = repository.repro()
-    assert {"prune@structured", "finetune@structured", "report"} <= ran
-    assert not {"download", "train", "finetune@unstructured", "quantize@base"} & ran
+    assert {"prune", "finetune@structured", "report"} <= ran
+    assert not {"download", "train", "sparsify", "finetune@unstructured", "quantize@base", "pack@unstructured"} & ran
     diff = json.loads(repository.run("dvc", "metrics", "diff", "--json"))["metrics.json"]
     assert diff["structured.num_parameters"]["diff"] < 0
     assert "unstructured.num_parameters" not in diff
     repository.set(prune__ratio=0.2)
-    assert not {"prune@structured", "finetune@structured", "quantize@structured", "profile"} & repository.repro()
+    assert not {"prune", "finetune@structured", "quantize@structured", "profile"} & repository.repro()
     assert (repository.path / "metrics.json").read_bytes() == before
-
-
-def test_nothing_need_be_packed(repository: Repository) -> None:
-    repository.set(models__packed=[])
-    shutil.rmtree(repository.path / "artifacts" / "packed")  # as in a work tree where nothing was ever packed
-    assert {"pack", "profile", "report"} <= repository.repro()
-    metrics = json.loads((repository.path / "metrics.json").read_text())
-    assert metrics["unstructured"]["file_bytes"] > 0.9 * metrics["base"]["file_bytes"]
-    repository.run("git", "checkout", "--", ".")
-    repository.run("dvc", "checkout", "--quiet")
 
 
 def test_an_experiment_compares_with_what_is_committed(repository: Repository) -> None:
@@ -202,8 +115,7 @@ def test_an_experiment_compares_with_what_is_committed(repository: Repository) -
     assert "Running stage 'finetune@structured'" in output
     assert "num_parameters" in repository.run("dvc", "metrics", "diff")
     assert "more" in repository.run("dvc", "exp", "show", "--csv")
-    repository.run("git", "checkout", "--", ".")
-    repository.run("dvc", "checkout", "--quiet")
+    repository.go_back()
 
 
 def test_plots_show_the_curves(repository: Repository) -> None:
@@ -236,8 +148,7 @@ def test_a_mistake_anywhere_stops_the_run_and_loses_nothing(
     assert f"params.yaml: {next(iter(change)).replace('__', '.')}" in output
     assert "Traceback" not in output
     assert output.count("Running stage") == 1  # the first to run checks the whole file
-    repository.run("git", "checkout", "--", ".")
-    repository.run("dvc", "checkout", "--quiet")
+    repository.go_back()
     assert repository.repro() == set()
 
 
@@ -261,8 +172,7 @@ def test_a_stage_ends_with_its_dvc_and_goes_on_when_called_again(
     assert psutil.wait_procs(stages, timeout=30)[1] == []
     assert "going on from step" in repository.run("dvc", "repro", "train")
     assert list(resume.glob("*.safetensors")) == []
-    repository.run("git", "checkout", "--", ".")
-    repository.run("dvc", "checkout", "--quiet")
+    repository.go_back()
 
 
 def wait_until(condition: Callable[[], object]) -> None:

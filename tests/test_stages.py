@@ -55,7 +55,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def set_params(**changes: dict[str, Any]) -> None:
     """The demo's parameters but for `changes`, section by section."""
-    params = load_params(ROOT / "presets" / "demo.yaml", complete=False).model_dump()
+    params = load_params(ROOT / "presets" / "demo.yaml", complete=False).model_dump(mode="json")
     for section, values in changes.items():
         params[section] |= values
     Path("params.yaml").write_text(yaml.safe_dump(params))

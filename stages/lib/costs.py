@@ -19,4 +19,4 @@ def count_macs(model: nn.Module, image: Tensor) -> int:
     """Multiply-accumulates of all convolutions and linear layers for `image` (1, 3, H, W); zeros count."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2

@@ -1,12 +1,51 @@
 """How a stage starts, under torchrun where that is asked for, and how it ends when something is wrong."""
 
+import itertools
 import os
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
+
 LAUNCHER = "TRAIN_LAUNCHER"
+INIT = 1  # the process that adopts orphans
+
+
+class Ancestors:
+    """The processes from this one up to DVC, which may have a shell between them that outlives it."""
+
+    def __init__(self) -> None:
+        """Look at them now."""
+        ancestors = [psutil.Process(), *psutil.Process().parents()] if "DVC_STAGE" in os.environ else []
+        self._below_dvc = list(itertools.takewhile(_started_by_dvc, ancestors))
+        self._parents = [process.ppid() for process in self._below_dvc]
+
+    def dvc_is_gone(self) -> bool:
+        """Whether DVC started this process and has died since, even before this object was made."""
+        try:
+            parents = [process.ppid() for process in self._below_dvc]
+            return parents != self._parents or (parents[-1:] == [INIT] and not _is_dvc(INIT))
+        except psutil.NoSuchProcess:
+            return True
+
+
+def _started_by_dvc(process: psutil.Process) -> bool:
+    try:
+        return "DVC_STAGE" in process.environ()
+    except psutil.Error:  # another user's, so not of this run
+        return False
+
+
+def _is_dvc(pid: int) -> bool:
+    try:
+        return any("dvc" in part for part in psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
+
+
+ANCESTORS = Ancestors()  # before torch is imported, which takes seconds
 
 
 @contextmanager

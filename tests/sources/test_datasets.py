@@ -19,6 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from stages import download
+from stages.lib.params import load_params
 from stages.lib.sources import cifar100
 from stages.lib.sources import datasets as sources
 from stages.lib.sources.canonical import Dataset, Split, canonical, digest, limit
@@ -435,7 +436,7 @@ def test_download_tells_of_test_images_that_are_trained_on(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    params = yaml.safe_load((ROOT / "presets" / "demo.yaml").read_text())
+    params = load_params(ROOT / "presets" / "demo.yaml", complete=False).model_dump(mode="json")
     params["data"].update(name="folder", folder=str(photos))
     Path("params.yaml").write_text(yaml.safe_dump(params))
     download.main()

@@ -14,6 +14,7 @@ from torch import nn
 
 from stages import download
 from stages.lib.network.googlenet import GoogLeNet
+from stages.lib.params import load_params
 from stages.lib.sources import datasets as sources
 from stages.lib.stage import LAUNCHER, relaunch
 from stages.lib.training.distributed import SynchronizedBatchNorm, any_of_them, from_first, synchronize_batch_norm
@@ -48,7 +49,7 @@ with process_group():
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """A work tree with a few digits and a training of two epochs."""
-    params = yaml.safe_load((ROOT / "presets" / "demo.yaml").read_text())
+    params = load_params(ROOT / "presets" / "demo.yaml", complete=False).model_dump(mode="json")
     params["data"].update(val_per_class=4)
     params["model"].update(width=0.1)
     params["train"].update(epochs=2, warmup_epochs=1, batch_size=32, lr=0.003, muon_lr=0.003)

@@ -9,6 +9,7 @@ import signal
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from stages.lib.params import Compute, Params, Recipe, StudentRecipe
 from stages.lib.pruning.sparsity import RisingSparsity
 from stages.lib.pruning.weights import prune_weights
 from stages.lib.training import fit as training
+from stages.lib.training import resume
 from stages.lib.training import step as run
 from stages.lib.training.devices import pick_device, pick_precision
 from stages.lib.training.resume import ResumeFile
@@ -206,14 +208,14 @@ def test_another_parameter_does_not_take_up_an_old_state(
     assert "going on" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("share", "expected"), [(math.inf, [3, 6]), (1e-9, [3])])
+@pytest.mark.parametrize(("share", "expected"), [(math.inf, [3, 6, 9]), (1e-9, [3, 9])])
 def test_epochs_are_saved_unless_that_takes_too_much_of_the_time(
     tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, share: float, expected: list[int]
 ) -> None:
     steps: list[int] = []
     monkeypatch.setattr(training, "SAVING_SHARE", share)
     monkeypatch.setattr(ResumeFile, "save", lambda _, __, state: steps.append(state["step"]))
-    fit(tiny, images, images, recipe=recipe)
+    fit(tiny, images, images, recipe=recipe.model_copy(update={"epochs": 3}))
     assert steps == expected
 
 
@@ -241,8 +243,36 @@ def test_a_broken_resume_file_starts_over(
     first = fit(tiny, images, images, recipe=recipe)
     first.resume_file.path.write_bytes(b"broken")
     again = fit(tiny, images, images, recipe=recipe)
-    assert "unreadable" in capsys.readouterr().out
+    assert "is damaged" in capsys.readouterr().out
     assert torch.equal(weights(again.model), weights(first.model))
+
+
+@pytest.mark.parametrize("damage", ["last bytes zeroed", "step beyond the end"])
+def test_a_state_that_was_changed_is_not_taken_for_whole(damage: str) -> None:
+    file = ResumeFile("state")
+    file.save({"x": torch.ones(4096)}, {"step": 1})
+    content = file.path.read_bytes()
+    assert file.load() is not None
+    if damage == "last bytes zeroed":
+        file.path.write_bytes(content[:-4096] + bytes(4096))
+    else:
+        file.path.write_bytes(content.replace(b'\\"step\\": 1', b'\\"step\\": 9'))
+    assert file.path.read_bytes() != content
+    assert file.load() is None
+
+
+def test_where_no_state_can_be_saved_training_does_not_begin(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run.Run, "train_step", lambda *_: pytest.fail("a step was made"))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RESUME_DIR", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match=r"can't be written \(.*\); set RESUME_DIR to a folder that can$"):
+        fit(tiny, images, images, recipe=recipe)
+    monkeypatch.setenv("RESUME_DIR", str(tmp_path / "resume"))
+    monkeypatch.setattr(resume.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(ValueError, match=r"free in .*; free some, or set RESUME_DIR to another disk"):
+        fit(tiny, images, images, recipe=recipe)
 
 
 def test_zeros_stay_zero_through_fine_tuning(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:

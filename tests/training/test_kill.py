@@ -12,17 +12,18 @@ import pytest
 import yaml
 
 from stages import download
+from stages.lib.params import load_params
 from stages.lib.sources import datasets as sources
 
 ROOT = Path(__file__).parents[2]
-SAVES_EVERY_STEP = "from stages import train; from stages.lib import training; training.SAVE_EVERY_S = 0; train.main()"
+SAVES_EVERY_STEP = "from stages import train; from stages.lib.training import fit; fit.SAVE_EVERY_S = 0; train.main()"
 KILLS = 10
 
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """A work tree with a few digits and a training of 192 steps."""
-    params = yaml.safe_load((ROOT / "presets" / "demo.yaml").read_text())
+    params = load_params(ROOT / "presets" / "demo.yaml", complete=False).model_dump(mode="json")
     params["data"].update(val_per_class=4)
     params["model"].update(width=0.1)
     params["train"].update(epochs=12, warmup_epochs=1, batch_size=10, muon_lr=0.02)
@@ -42,6 +43,19 @@ def start(work: Path, resume: str) -> subprocess.Popen[str]:
 def save_time(work: Path) -> int:
     """When the state was last saved, 0 for never."""
     return max((path.stat().st_mtime_ns for path in (work / "killed").glob("*.safetensors")), default=0)
+
+
+@pytest.mark.slow
+def test_of_two_processes_with_the_same_training_the_second_waits_and_takes_over_the_result(work: Path) -> None:
+    first = start(work, "shared")
+    while not list((work / "shared").glob("*.safetensors")):
+        time.sleep(0.01)
+    second = start(work, "shared")
+    (said, _), (waited, _) = first.communicate(), second.communicate()
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "another process trains the same model; waiting" in waited
+    assert "going on from step 192 of 192" in waited and "epoch  12" in said
+    assert list((work / "shared").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -1,28 +1,50 @@
-"""What the stages measured, read back for the report: schemas of their files, and `metrics.json` made from them.
+"""What the stages measured, read back for the report: a schema for each of their files.
 
 Nothing here may import torch.
 """
 
-from collections.abc import Sequence
+import csv
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stages.lib.params import Params, Precision
+from stages.lib.artifacts import (
+    compression_path,
+    curve_path,
+    evaluation_path,
+    profile_path,
+    quantization_path,
+    read_json,
+    training_path,
+)
+from stages.lib.models import MODELS, PRECISIONS, Precision, variant_name
+from stages.lib.params import Params
+
+REMEDY = "run dvc repro to write it anew"
+Count = Annotated[int, Field(ge=1, le=10**15)]
+Percentage = Annotated[float, Field(ge=0, le=100)]
+Positive = Annotated[float, Field(gt=0, le=1e12)]
+NonNegative = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class Measured(BaseModel):
-    """Part of a file that another stage wrote; keys that the report doesn't use are left aside."""
+    """Part of a file that another stage wrote; keys that the report does not use are ignored."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+File = TypeVar("File", bound=Measured)
 
 
 class Accuracy(Measured):
     """`artifacts/evaluation/<variant>.json`: errors on the test images."""
 
-    top1_error_pct: float = Field(ge=0, le=100)
-    top5_error_pct: float = Field(ge=0, le=100)
-    num_images: int = Field(ge=1)
+    top1_error_pct: Percentage
+    top5_error_pct: Percentage
+    num_images: Count
     missed_hex: str = Field(pattern="^[0-9a-f]+$", description="A bit for each image, 1 where top-1 is wrong, in bytes")
 
     @property
@@ -30,45 +52,51 @@ class Accuracy(Measured):
         """The bits of `missed_hex` as a number."""
         return int(self.missed_hex, 16)
 
+    @model_validator(mode="after")
+    def _bits_agree_with_error(self) -> Self:
+        if len(self.missed_hex) != 2 * -(-self.num_images // 8):
+            raise ValueError(f"missed_hex must have a bit for each of num_images ({self.num_images:,})")
+        if abs(100 * self.missed.bit_count() / self.num_images - self.top1_error_pct) > 0.01:
+            raise ValueError(f"missed_hex must agree with top1_error_pct ({self.top1_error_pct:.2f})")
+        return self
+
 
 class Cost(Measured):
     """What one ONNX model costs in ONNX Runtime: time and memory of one image at a time."""
 
-    num_parameters: int
-    num_nonzero_parameters: int
-    macs: int
-    onnx_bytes: int = Field(gt=0, description="The plain ONNX file")
-    file_bytes: int = Field(gt=0, description="What ships: the packed file of a sparse model, the ONNX file otherwise")
-    latency_cpu_ms: float = Field(gt=0)
-    latency_cpu_p5_ms: float
-    latency_cpu_p95_ms: float
-    latency_rounds_ms: list[float] = Field(min_length=1, description="The median of each round")
-    memory_mb: float
+    num_parameters: Count
+    num_nonzero_parameters: Count
+    macs: Count
+    onnx_bytes: Count = Field(description="The plain ONNX file")
+    file_bytes: Count = Field(description="What ships: the packed file of a packed model, the ONNX file otherwise")
+    latency_cpu_ms: Positive
+    latency_cpu_p5_ms: Positive
+    latency_cpu_p95_ms: Positive
+    latency_rounds_ms: list[Positive] = Field(description="The median of each round")
+    memory_mb: NonNegative
 
 
 class EagerCost(Measured):
-    """What one fp32 model costs in PyTorch, as the original report ran it; None where there was no GPU."""
+    """What one fp32 model costs in PyTorch eager mode, as in the original report; None where there was no GPU."""
 
-    checkpoint_bytes: int
-    latency_eager_ms: float
-    latency_rounds_ms: list[float] = Field(min_length=1, description="The median of each round")
-    memory_mb: float
-    profiler_cpu_ms: float
-    latency_cuda_ms: float | None
-    profiler_cuda_ms: float | None
+    checkpoint_bytes: Count
+    latency_eager_ms: Positive
+    latency_rounds_ms: list[Positive] = Field(description="The median of each round")
+    memory_mb: NonNegative
+    profiler_cpu_ms: NonNegative
+    latency_cuda_ms: NonNegative | None
+    profiler_cuda_ms: NonNegative | None
 
 
 class Machine(Measured):
     """What the latencies depend on."""
 
     cpu: str
-    physical_cores: int | None
-    threads: int
+    threads: Count
     avx2: bool
     avx512f: bool
     avx512_vnni: bool
     avx_vnni: bool
-    ram_gb: float
     gpu: str | None
     os: str
     python: str
@@ -80,67 +108,71 @@ class Profile(Measured):
     """`artifacts/profile.json`: costs by variant and, in PyTorch, by model."""
 
     machine: Machine
-    rounds: int
-    calls_per_round: int
+    rounds: Count
+    calls_per_round: Count
     variants: dict[str, Cost]
     eager: dict[str, EagerCost]
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        names = {variant_name(model, precision) for model, precision in product(MODELS, PRECISIONS)}
+        if missing := (names - set(self.variants)) | (set(MODELS) - set(self.eager)):
+            raise ValueError(f"must have the costs of {min(missing)}")
+        costs: list[Cost | EagerCost] = [*self.variants.values(), *self.eager.values()]
+        for cost in costs:
+            if len(cost.latency_rounds_ms) != self.rounds:
+                raise ValueError(f"latency_rounds_ms must have rounds ({self.rounds}) entries")
+        return self
 
 
 class Training(Measured):
     """`artifacts/training/<model>.json`: what training or fine-tuning took."""
 
-    seconds: float
+    seconds: NonNegative
     device: str
     precision: str
-    num_train_images: int
-    num_val_images: int
-
-
-class Candidate(Measured):
-    """A calibration of the int8 model that was tried."""
-
-    method: str
-    images: int
-    val_error_pct: float
+    num_train_images: Count
+    num_val_images: Count
 
 
 class Quantization(Measured):
-    """`artifacts/quantization/<model>.json`: the calibration that was chosen on the validation images, and how."""
+    """`artifacts/quantization/<model>.json`: the calibration chosen on the validation images."""
 
     calibration_method: str
-    calibration_images: int
+    calibration_images: Count
     bias_correction: bool
-    val_error_pct: float
-    fp32_val_error_pct: float
-    candidates: list[Candidate] = Field(min_length=1)
-    packed_bytes: dict[Precision, int] = Field(description="What the ONNX files would have, packed as sparse ones are")
+    val_error_pct: Percentage
+    fp32_val_error_pct: Percentage = Field(description="Of the exported file; a curve may be in bf16")
+    candidates: list[Any] = Field(min_length=1)
+    packed_bytes: dict[Precision, Count] = Field(
+        description="What the ONNX files would take, packed as sparse ones are"
+    )
 
 
 class Compression(Measured):
     """`artifacts/compression/<model>.json`: the shape of a pruned or factorized model beside that of the base."""
 
-    widths: list[int] = Field(description="Output channels of each convolution, in forward order")
-    base_widths: list[int]
-    ranks: list[int] = Field(description="Of each convolution and the linear layer, 0 for whole; empty for all whole")
+    widths: list[Count] = Field(min_length=1, description="Output channels of each convolution, in forward order")
+    base_widths: list[Count]
+    ranks: list[Annotated[int, Field(ge=0)]] = Field(
+        description="Of each convolution and the linear layer, 0 for whole"
+    )
+
+    @model_validator(mode="after")
+    def _lists_have_an_entry_for_each_layer(self) -> Self:
+        if len(self.widths) != len(self.base_widths) or len(self.ranks) not in (0, len(self.widths) + 1):
+            raise ValueError("widths, base_widths and ranks must have an entry for each layer")
+        return self
 
 
 class Epoch(Measured):
     """A row of `reports/curves/<model>.csv`; epoch 0 is the model before its first step."""
 
-    epoch: float
+    epoch: NonNegative
     train_loss: float | None
-    val_error_pct: float
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A row of the report: one model in one precision."""
-
-    name: str
-    model: str
-    precision: Precision
-    accuracy: Accuracy
-    cost: Cost
+    val_error_pct: Percentage
+    image_size: Count | None = None
+    val_error_at_size_pct: Percentage | None = None
 
 
 @dataclass(frozen=True)
@@ -148,52 +180,87 @@ class Results:
     """Everything that the report is made from.
 
     Attributes:
-        variants: `base` first, each model's int8 variant after its fp32 one.
-        curves: Epochs of the training of `base` and of the fine-tuning or distillation of each other model.
+        accuracy: Of each variant, `base` first, each model's int8 variant after its fp32 one.
+        curves: Epochs of the last training of each model.
         training: What these took.
         quantization: How the int8 variant of each model was calibrated.
-        compression: Widths and ranks of each pruned or factorized model.
+        compression: Widths and ranks of each fine-tuned model.
     """
 
     params: Params
-    variants: tuple[Variant, ...]
+    accuracy: dict[str, Accuracy]
     profile: Profile
     curves: dict[str, list[Epoch]]
     training: dict[str, Training]
     quantization: dict[str, Quantization]
     compression: dict[str, Compression]
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models of the report, `base` first."""
-        return tuple(dict.fromkeys(variant.model for variant in self.variants))
 
-    def variant(self, name: str) -> Variant:
-        """The variant of this name."""
-        return next(variant for variant in self.variants if variant.name == name)
+def read_results(params: Params) -> Results:
+    """Read everything that the report is made from.
 
-    def val_error_pct(self, model: str) -> float:
-        """Validation error of the exported fp32 model; a curve has it as training computed it, perhaps in bf16."""
-        return self.quantization[model].fp32_val_error_pct
+    Raises:
+        ValueError: If a file is empty, truncated or wrong; the message names it and the remedy.
+        OSError: If a file is missing.
+    """
+    accuracy: dict[str, Accuracy] = {}
+    for model, precision in product(MODELS, PRECISIONS):
+        path = evaluation_path(model, precision)
+        accuracy[variant_name(model, precision)] = read = read_file(path, Accuracy)
+        if read.num_images != (expected := accuracy["base"].num_images):
+            raise ValueError(f"{path} must have num_images {expected}, got {read.num_images}; {REMEDY}")
+    return Results(
+        params=params,
+        accuracy=accuracy,
+        profile=read_file(profile_path(), Profile),
+        curves={model: read_curve(curve_path(model)) for model in MODELS},
+        training={model: read_file(training_path(model), Training) for model in MODELS},
+        quantization={model: read_file(quantization_path(model), Quantization) for model in MODELS},
+        compression={
+            name: read_file(compression_path(name), Compression) for name, model in MODELS.items() if model.finetuned
+        },
+    )
 
 
-def two_digits(value: float) -> float:
-    """Round to two significant digits: what a repeated timing on the same machine still agrees on."""
-    return float(f"{value:.2g}")
+def read_file(path: Path, schema: type[File]) -> File:
+    """Read a JSON file that another stage wrote."""
+    try:
+        return schema.model_validate(read_json(path))
+    except ValidationError as error:
+        raise _unexpected(path, error) from None
 
 
-def metrics(variants: Sequence[Variant]) -> dict[str, dict[str, float]]:
-    """The content of `metrics.json`: the same keys for every variant, rounded so that a diff shows no noise."""
-    return {
-        variant.name: {
-            "top1_error_pct": round(variant.accuracy.top1_error_pct, 2),
-            "top5_error_pct": round(variant.accuracy.top5_error_pct, 2),
-            "num_parameters": variant.cost.num_parameters,
-            "num_nonzero_parameters": variant.cost.num_nonzero_parameters,
-            "macs": variant.cost.macs,
-            "file_bytes": variant.cost.file_bytes,
-            "latency_cpu_ms": two_digits(variant.cost.latency_cpu_ms),
-            "memory_mb": two_digits(variant.cost.memory_mb),
-        }
-        for variant in variants
-    }
+def read_curve(path: Path) -> list[Epoch]:
+    """Read a training curve; an empty cell means not measured."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError("each row must have as many cells as the header")
+        epochs = [Epoch.model_validate({key: cell or None for key, cell in row.items()}) for row in rows]
+        if not epochs:
+            raise ValueError("must have a row for each epoch, got none")
+        if [row.epoch for row in epochs] != sorted({row.epoch for row in epochs}):
+            raise ValueError("epoch must rise from row to row")
+    except ValidationError as error:
+        raise _unexpected(path, error) from None
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is not as expected: {error}; {REMEDY}") from None
+    return epochs
+
+
+def read_findings(path: Path) -> str:
+    """Read what a person concluded from a run; nothing where there is no such file."""
+    try:
+        return path.read_text(encoding="utf-8-sig") if path.exists() else ""
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} must be text in UTF-8, got other bytes; save it anew") from None
+
+
+def _unexpected(path: Path, error: ValidationError) -> ValueError:
+    """The first problem that pydantic found, in one line."""
+    details = error.errors()[0]
+    problem = ": ".join(
+        filter(None, (".".join(map(str, details["loc"])), details["msg"].removeprefix("Value error, ")))
+    )
+    return ValueError(f"{path} is not as expected: {problem}; {REMEDY}")

@@ -8,6 +8,7 @@ import math
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from stages.lib.params import Compute, Recipe, StudentRecipe
 from stages.lib.training.augmentation import resident
 from stages.lib.training.distributed import any_of_them, from_first, num_processes, rank
 from stages.lib.training.progress import Progress
-from stages.lib.training.resume import ResumeFile, fingerprint, stop_request
+from stages.lib.training.resume import ResumeFile, StopRequest, fingerprint, stop_request
 from stages.lib.training.step import MaskSchedule, Run
 
 PIXELS_OF_AN_IMAGE = 190  # take as long as what an image costs whatever its size, as measured on a CPU
@@ -99,9 +100,34 @@ def fit(
         teacher=teacher if distills else None,
         mask_schedule=mask_schedule,
     )
-    batches = run.batches
     resume_file = ResumeFile(_fingerprint(model, train, run))
-    first = rank() == 0
+    if rank() == 0:
+        resume_file.check_place(sum(tensor.nbytes for tensor in run.tensors().values()))
+    with stop_request() as stop, resume_file.alone(stop) if rank() == 0 else nullcontext():
+        curve, seconds = _train(run, val, resume_file=resume_file, stop=stop, evaluate_first=evaluate_first)
+    if not all(tensor.isfinite().all() for tensor in run.average.state_dict().values()):
+        raise ValueError(f"the weights after the last step must be finite, got others; lower lr ({recipe.lr})")
+    threads = torch.get_num_threads()
+    cpu = f"CPU, {threads} thread" + "s" * (threads > 1)
+    device = torch.cuda.get_device_name() if run.device.type == "cuda" else cpu
+    facts = {
+        "seconds": round(seconds),
+        "num_steps": run.batches.num_steps,
+        "num_train_images": len(train),
+        "num_val_images": len(val),
+        "device": f"{num_processes()} x {device}" if num_processes() > 1 else device,
+        "precision": "bf16" if run.precision == torch.bfloat16 else "fp32",
+        "torch": torch.__version__,
+    }
+    result = run.average.requires_grad_().cpu().to(memory_format=torch.contiguous_format)
+    return Trained(result, curve, facts, resume_file)
+
+
+def _train(
+    run: Run, val: Images, *, resume_file: ResumeFile, stop: StopRequest, evaluate_first: bool
+) -> tuple[Curve, float]:
+    """Make all steps that are left; returns the curve and the seconds that all took."""
+    batches, recipe, first = run.batches, run.recipe, rank() == 0
     val_labels = torch.from_numpy(val.labels).to(run.device)
     full_size = val.pixels.shape[1]
 
@@ -111,7 +137,8 @@ def fit(
 
     def save() -> None:
         if first:
-            resume_file.save(run.tensors(), {"step": step, "curve": curve, "seconds": seconds()})
+            state = {"step": step, "curve": curve, "seconds": seconds(), "threads": torch.get_num_threads()}
+            resume_file.save(run.tensors(), state)
 
     def seconds() -> float:
         return seconds_before + time.monotonic() - started
@@ -124,12 +151,14 @@ def fit(
         step, curve, seconds_before = state["step"], state["curve"], state["seconds"]
         if first:
             print(f"going on from step {step} of {batches.num_steps} ({resume_file.path})", flush=True)
+            if state["threads"] != (threads := torch.get_num_threads()):
+                print(f"with {threads} threads instead of {state['threads']}: the last bits of weights may differ")
     elif evaluate_first:
         curve.append({"epoch": 0, "val_error_pct": val_error(), "lr": 0.0})
 
     costs = [batches.image_size(step) ** 2 + PIXELS_OF_AN_IMAGE for step in range(batches.num_steps)]
     last_save, saving_s = time.monotonic(), 0.0
-    with stop_request() as stop, Progress(costs, first_step=step, epochs=recipe.epochs, quiet=not first) as progress:
+    with Progress(costs, first_step=step, epochs=recipe.epochs, quiet=not first) as progress:
         while step < batches.num_steps and not any_of_them(stop()):
             run.train_step(step)
             progress.advance(step, images=batches.batch_size)
@@ -160,7 +189,8 @@ def fit(
                 curve.append(row)
             now = time.monotonic()
             since_save = now - last_save
-            if since_save > SAVE_EVERY_S or (ended and saving_s < SAVING_SHARE * since_save):
+            last = step == batches.num_steps  # saved for another process that waits for the same training
+            if last or since_save > SAVE_EVERY_S or (ended and saving_s < SAVING_SHARE * since_save):
                 save()
                 last_save = time.monotonic()
                 saving_s = last_save - now
@@ -169,22 +199,7 @@ def fit(
             if first:
                 print(f"stopped at step {step} of {batches.num_steps}; the same command goes on from there", flush=True)
             raise SystemExit(128 + (stop.signal or signal.SIGTERM))
-    if not all(tensor.isfinite().all() for tensor in run.average.state_dict().values()):
-        raise ValueError(f"the weights after the last step must be finite, got others; lower lr ({recipe.lr})")
-    threads = torch.get_num_threads()
-    cpu = f"CPU, {threads} thread" + "s" * (threads > 1)
-    device = torch.cuda.get_device_name() if run.device.type == "cuda" else cpu
-    facts = {
-        "seconds": round(seconds()),
-        "num_steps": batches.num_steps,
-        "num_train_images": len(train),
-        "num_val_images": len(val),
-        "device": f"{num_processes()} x {device}" if num_processes() > 1 else device,
-        "precision": "bf16" if run.precision == torch.bfloat16 else "fp32",
-        "torch": torch.__version__,
-    }
-    result = run.average.requires_grad_().cpu().to(memory_format=torch.contiguous_format)
-    return Trained(result, curve, facts, resume_file)
+    return curve, seconds()
 
 
 def write_trained(trained: Trained, name: str) -> None:

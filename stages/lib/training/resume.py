@@ -4,23 +4,29 @@ It lives outside DVC and outside the work tree, because DVC deletes a stage's ou
 in `RESUME_DIR`, or the user's cache folder.
 """
 
+import fcntl
 import hashlib
 import itertools
 import json
 import os
+import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-import psutil
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from stages.lib.artifacts import cache_folder, replacing
+from stages.lib.stage import ANCESTORS
+
+WAIT_S = 0.5
 
 
 def fingerprint(*parts: bytes | memoryview) -> str:
@@ -44,27 +50,109 @@ class ResumeFile:
         folder = os.environ.get("RESUME_DIR")
         return (Path(folder) if folder else cache_folder() / "resume") / f"{self.name}.safetensors"
 
+    def check_place(self, num_bytes: int) -> None:
+        """Find out before training begins whether states can be saved.
+
+        Raises:
+            ValueError: If the folder can't be written, or has no room for two states of `num_bytes`.
+        """
+        try:
+            with replacing(self.path.with_suffix(".test")) as temporary:
+                temporary.write_bytes(b"test")
+            self.path.with_suffix(".test").unlink(missing_ok=True)
+            free = shutil.disk_usage(self.path.parent).free
+        except OSError as error:
+            raise ValueError(
+                f"training must save its state in {self.path.parent}, which can't be written ({error.strerror}); "
+                "set RESUME_DIR to a folder that can"
+            ) from None
+        if free < 2 * num_bytes:
+            raise ValueError(
+                f"training must have {2 * num_bytes / 1e6:.0f} MB free in {self.path.parent} for its state, got "
+                f"{free / 1e6:.0f}; free some, or set RESUME_DIR to another disk"
+            )
+
+    @contextmanager
+    def alone(self, stop: Callable[[], bool]) -> Iterator[None]:
+        """Wait until no other process trains the same; then none does for as long as the block runs.
+
+        The other process leaves its finished state to those that wait, who then have nothing to train.
+
+        Raises:
+            SystemExit: If `stop` says so meanwhile.
+        """
+        with ExitStack() as held:
+            with _lock(self.path.with_suffix(".waiting"), fcntl.LOCK_SH):
+                for attempt in itertools.count():
+                    try:
+                        held.enter_context(_lock(self.path.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB))
+                        break
+                    except BlockingIOError:
+                        if attempt == 0:
+                            print(f"another process trains the same model; waiting for it ({self.path})", flush=True)
+                    if stop():
+                        raise SystemExit(128 + signal.SIGTERM)
+                    time.sleep(WAIT_S)
+            yield
+
     def save(self, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
         """Replace what was saved before."""
+        text = json.dumps(state)
+        # One entry only: safetensors writes several in random order. And not by its own hand, which would leave a file
+        # of another name behind when it is killed.
+        metadata = {"state": json.dumps({"digest": _digest(tensors, text), "text": text})}
         with replacing(self.path) as temporary:
-            # Not by safetensors' own hand, which would leave a file of another name behind when it is killed.
-            temporary.write_bytes(save(tensors, metadata={"state": json.dumps(state)}))
+            temporary.write_bytes(save(tensors, metadata=metadata))
 
-    def load(self) -> tuple[dict[str, Tensor], dict] | None:  # type: ignore[type-arg]
-        """What `save` was last given, or None; an unreadable file counts as none and says so."""
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What `save` was last given, or None; a damaged file counts as none and says so."""
         if not self.path.exists():
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
                 state = json.loads(file.metadata()["state"])
-                return {key: file.get_tensor(key) for key in file.keys()}, state  # noqa: SIM118 - not a dict
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            if _digest(tensors, state["text"]) != state["digest"]:
+                raise ValueError("its digest is another")
+            return tensors, json.loads(state["text"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            print(f"resume file {self.path} is unreadable ({error}); starting over", flush=True)
+            print(f"resume file {self.path} is damaged ({error}); starting over", flush=True)
             return None
 
     def delete(self) -> None:
-        """Forget the state, after success."""
-        self.path.unlink(missing_ok=True)
+        """Forget the state, after success, unless another process waits for it."""
+        try:
+            with _lock(self.path.with_suffix(".waiting"), fcntl.LOCK_EX | fcntl.LOCK_NB) as waiting:
+                self.path.unlink(missing_ok=True)
+                self.path.with_suffix(".lock").unlink(missing_ok=True)
+                waiting.unlink(missing_ok=True)
+        except BlockingIOError:
+            pass
+
+
+@contextmanager
+def _lock(path: Path, kind: int) -> Iterator[Path]:
+    """Hold a lock on a file for as long as the block runs; it ends with the process at the latest.
+
+    Raises:
+        BlockingIOError: If `kind` does not wait and another process holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("ab") as file:
+            fcntl.flock(file, kind)
+            try:
+                current = os.fstat(file.fileno()).st_ino == path.stat().st_ino
+            except FileNotFoundError:
+                current = False
+            if current:  # else another process has deleted the file meanwhile
+                yield path
+                return
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    named = [part for name in sorted(tensors) for part in (name.encode(), tensors[name].numpy().tobytes())]
+    return fingerprint(text.encode(), *named)
 
 
 class StopRequest:
@@ -72,20 +160,10 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        # From this process up to DVC, which may have a shell between them that outlives it.
-        self._below_dvc: list[psutil.Process] = []
-        if "DVC_STAGE" in os.environ:
-            ancestors = [psutil.Process(), *psutil.Process().parents()]
-            self._below_dvc = list(itertools.takewhile(_started_by_dvc, ancestors))
-        self._parents = [process.ppid() for process in self._below_dvc]
 
     def __call__(self) -> bool:
         """Whether to stop now."""
-        try:
-            orphaned = [process.ppid() for process in self._below_dvc] != self._parents
-        except psutil.NoSuchProcess:
-            orphaned = True
-        if orphaned:
+        if ANCESTORS.dvc_is_gone():
             self.signal = signal.SIGTERM
         return self.signal is not None
 
@@ -93,13 +171,6 @@ class StopRequest:
         if self.signal is not None:
             raise SystemExit(128 + number)  # a second signal doesn't wait
         self.signal = number
-
-
-def _started_by_dvc(process: psutil.Process) -> bool:
-    try:
-        return "DVC_STAGE" in process.environ()
-    except psutil.Error:  # another user's, so not of this run
-        return False
 
 
 @contextmanager

@@ -1,0 +1,88 @@
+"""Numbers to text, and any text to Markdown that shows it as it is."""
+
+import math
+import re
+from typing import Any
+
+from markupsafe import Markup
+
+from stages.lib.report.results import Cost
+from stages.lib.report.statistics import Difference, Spread
+
+DASH = "\N{EN DASH}"
+ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def times(value: float) -> float:
+    """A ratio as it is shown: two decimals, rounded down, so that it never looks like a goal that it misses."""
+    return math.floor(100 * value + 1e-9) / 100
+
+
+def significant(value: float, digits: int = 2) -> str:
+    """`value` with this many significant digits, trailing zeros kept, thousands separated."""
+    rounded = float(f"{value:.{digits}g}")
+    magnitude = math.floor(math.log10(abs(rounded))) if rounded else 0
+    return f"{rounded:,.{max(0, digits - 1 - magnitude)}f}"
+
+
+def fixed(value: float, digits: int = 2) -> str:
+    """`value` with this many decimals."""
+    return f"{value:,.{digits}f}"
+
+
+def count(value: float) -> str:
+    """A count with its thousands separated; 0.4 epochs stay 0.4."""
+    return f"{value:,.15g}"
+
+
+def megabytes(num_bytes: float) -> str:
+    """A size in units of 10^6 bytes, without the unit."""
+    return significant(num_bytes / 1e6, 3)
+
+
+def percent(share: float) -> str:
+    """A share in percent; what is less than all is never rounded up to it."""
+    digits = 3
+    while share < 1 and float(f"{100 * share:.{digits}g}") == 100:
+        digits += 1
+    return f"{100 * share:.{digits}g} %"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{significant(seconds / length)} {unit}"
+    return f"{significant(seconds)} s"
+
+
+def milliseconds(cost: Cost) -> str:
+    """A latency with its 5th and 95th percentile: `2.5 (2.4-2.7)`."""
+    low, median, high = map(significant, (cost.latency_cpu_p5_ms, cost.latency_cpu_ms, cost.latency_cpu_p95_ms))
+    return f"{median} ({low}{DASH}{high})"
+
+
+def ratio(spread: Spread) -> str:
+    """A ratio with its spread: `2.85x (2.79-2.94)`, without one that is none."""
+    low, median, high = (f"{times(value):.2f}" for value in (spread.low, spread.median, spread.high))
+    return f"{median}×" if low == high else f"{median}× ({low}{DASH}{high})"
+
+
+def difference(value: Difference) -> Markup:
+    """A difference with its noise, bold where it is beyond that."""
+    text = f"{value.points:+.2f} ± {value.noise:.2f}"
+    return Markup(f"**{text}**" if value.is_beyond_noise else text)
+
+
+def code(name: str) -> Markup:
+    """A name of this repository in code style; text from outside has no place there, since it can't be escaped."""
+    return Markup(f"`{name}`")
+
+
+def escape(value: Any) -> Markup:
+    """Any value as Markdown, in one line, that shows its text as it is; Markup stays what it is."""
+    if isinstance(value, Markup):
+        return value
+    printable = "".join(char if char.isprintable() else " " for char in str(value))
+    escaped = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", printable)
+    return Markup("".join(ENTITIES.get(char, char) for char in escaped))
