@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stages.lib.report.formatting import times
 from tabulate import tabulate
 
 from stages.lib.artifacts import METRICS, evaluation_path, model_path, onnx_path, packed_path, profile_path, read_json
@@ -27,6 +26,7 @@ from stages.lib.params import load_params
 from stages.lib.profiling.engines import OnnxEngine
 from stages.lib.profiling.machine import CPU_FLAGS, count_threads, describe_cpu
 from stages.lib.profiling.measuring import Measurement, measure
+from stages.lib.report.formatting import times
 from stages.lib.runtime.session import open_session, read_evaluated
 from stages.lib.stage import one_line_errors
 

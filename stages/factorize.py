@@ -19,7 +19,7 @@ def main() -> None:
     from stages.lib.network.checkpoint import load_model, save_model
     from stages.lib.pruning.batch_norm import reestimate_batch_norm
 
-    train, _ = read_training_images(params.data)
+    train, _ = read_training_images(val_per_class=params.data.val_per_class, seed=params.data.seed)
     examples, _ = random_batch(train, params.lowrank.images, seed=SEED)
     base = load_model(model_path("base"))
     factorized = factorize(

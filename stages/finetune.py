@@ -22,7 +22,7 @@ def main() -> None:
     from stages.lib.training.distributed import process_group
     from stages.lib.training.fit import fit, write_trained
 
-    train, val = read_training_images(params.data)
+    train, val = read_training_images(val_per_class=params.data.val_per_class, seed=params.data.seed)
     zeros = read_json(compression_path(name)).get("zeros")
     with process_group():
         trained = fit(

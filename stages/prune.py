@@ -21,7 +21,7 @@ def main() -> None:
     from stages.lib.pruning.batch_norm import reestimate_batch_norm
     from stages.lib.pruning.channels import prune_channels
 
-    train, _ = read_training_images(params.data)
+    train, _ = read_training_images(val_per_class=params.data.val_per_class, seed=params.data.seed)
     base = load_model(model_path("base"))
     pruned = prune_channels(
         base,

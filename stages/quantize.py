@@ -26,7 +26,7 @@ def main() -> None:
     from stages.lib.runtime.packing import pack
 
     fp32_path, int8_path = paths = [onnx_path(name, precision) for precision in PRECISIONS]
-    train, validation = read_training_images(params.data)
+    train, validation = read_training_images(val_per_class=params.data.val_per_class, seed=params.data.seed)
     # At random, so spread over the classes; all of them where there are fewer than asked for.
     chosen = np.random.default_rng(SEED).permutation(len(train))[: max(params.quantize.calibration_images)]
 

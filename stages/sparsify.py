@@ -21,7 +21,7 @@ def main() -> None:
     from stages.lib.pruning.reconstruction import reconstruct
     from stages.lib.pruning.weights import empty_layers, prune_weights
 
-    train, _ = read_training_images(params.data)
+    train, _ = read_training_images(val_per_class=params.data.val_per_class, seed=params.data.seed)
     base = load_model(model_path("base"))
     start = prune.sparsity if prune.start_sparsity is None else prune.start_sparsity
     pruned = prune_weights(base, sparsity=start, scope=prune.sparsity_scope)

@@ -17,7 +17,7 @@ def main() -> None:
     from stages.lib.training.distributed import process_group
     from stages.lib.training.fit import fit, write_trained
 
-    train, val = read_training_images(params.data)
+    train, val = read_training_images(val_per_class=params.data.val_per_class, seed=params.data.seed)
     torch.manual_seed(params.train.seed)
     model = GoogLeNet(
         Architecture(

@@ -8,7 +8,6 @@ from zipfile import BadZipFile
 import numpy as np
 
 from stages.lib.artifacts import TRAIN_IMAGES
-from stages.lib.params import Data
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,13 +72,13 @@ def split_validation(images: Images, *, per_class: int, seed: int) -> tuple[Imag
     return images.take(np.flatnonzero(~held_out)), images.take(np.flatnonzero(held_out))
 
 
-def read_training_images(data: Data) -> tuple[Images, Images]:
+def read_training_images(*, val_per_class: int, seed: int) -> tuple[Images, Images]:
     """The images to train on and those to validate on, as `split_validation` divides data/train.npz.
 
     Raises:
         ValueError: As `read_images` and `split_validation` do.
     """
-    return split_validation(read_images(TRAIN_IMAGES), per_class=data.val_per_class, seed=data.seed)
+    return split_validation(read_images(TRAIN_IMAGES), per_class=val_per_class, seed=seed)
 
 
 def random_batch(images: Images, count: int, *, seed: int) -> tuple["Tensor", "Tensor"]:

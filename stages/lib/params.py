@@ -218,7 +218,7 @@ class LowRank(Section):
         ["stem.[12]", "blocks.*.branch2.1", "blocks.*.branch3.[12]"],
         min_length=1,
         max_length=100,
-        description="patterns; `make tune-lowrank` measures which gain",
+        description="`make tune-lowrank` says which gain",
     )
     round_to: Count = Field(8, description="ranks become a multiple of this where they can")
     images: Count = Field(512, description="on which the error of a layer's output is minimized")
