@@ -17,7 +17,8 @@ torch.set_num_threads(1)  # tiny networks gain nothing from more, and wait for b
 
 @pytest.fixture(autouse=True)
 def resume_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep resume files out of the user's cache folder."""
+    """Keep resume files and caches out of the user's folders."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("RESUME_DIR", str(tmp_path / "resume"))
     return tmp_path / "resume"
 

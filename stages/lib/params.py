@@ -139,6 +139,9 @@ class StudentRecipe(Recipe):
     """How a model is trained that has the base as its teacher."""
 
     distillation: Distillation = Distillation()
+    teacher_views: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="versions of each image, of which the teacher's logits are kept in a file; 0: always new ones"
+    )
 
 
 class Finetune(StudentRecipe):
@@ -163,8 +166,9 @@ class Student(StudentRecipe):
     stem_pool: bool = Field(True, description="false pays in MACs, not in bytes")
     start: Literal["scratch", "base"] = Field("base", description="random weights or the base's largest channels")
     reconstruction_images: NonNegativeInt = Field(512, description="start base: as prune.reconstruction_images")
+    teacher_views: Annotated[int, Field(ge=0, le=1000)] = Field(12, description="as in finetune")
     seed: Seed = 2
-    epochs: PositiveFloat = Field(14.0, description="0.4 is 40 % of an epoch's batches")
+    epochs: PositiveFloat = Field(40.0, description="0.4 is 40 % of an epoch's batches")
     lr: PositiveFloat = Field(0.04, description="peak, of SGD")
     muon_lr: PositiveFloat | None = Field(0.015, description="as in train")
     warmup_epochs: NonNegativeFloat = 0.1

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from stages.lib.images import Images
-from stages.lib.params import Recipe
+from stages.lib.params import Recipe, StudentRecipe
 from stages.lib.training import augmentation, schedule
 from stages.lib.training.distributed import num_processes
 
@@ -34,6 +34,7 @@ class Batches:
         self.steps_per_epoch = len(train) // self.batch_size
         self.num_steps = max(1, round(recipe.epochs * self.steps_per_epoch))
         self._recipe, self._fill = recipe, fill
+        self._views = recipe.teacher_views if isinstance(recipe, StudentRecipe) else 0
         self._pixels = train.pixels
         self._labels = torch.from_numpy(train.labels).to(fill.device)
         self._num_classes = len(train.classes)
@@ -47,6 +48,8 @@ class Batches:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Images, float (B, 3, S, S) in [0, 1], and targets, float (B, num_classes), of a step."""
         epoch, position = divmod(step, self.steps_per_epoch)
+        if self._views:
+            epoch %= self._views
         mixed = (self._recipe.epochs - self._recipe.augmentation.mix_off_epochs) * self.steps_per_epoch
         if epoch != self._epoch:
             order = np.random.default_rng((self._recipe.seed, epoch)).permutation(len(self._labels))

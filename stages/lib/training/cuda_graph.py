@@ -9,23 +9,23 @@ WARM_UP = 3  # calls before the recording, in which cuDNN tries out its algorith
 
 
 class CudaGraph:
-    """`gradients(images, targets)` of `model` as one CUDA graph, recorded at the first batch of each size."""
+    """`gradients(images, ...)` of `model` as one CUDA graph, recorded at the first batch of each size."""
 
-    def __init__(self, model: nn.Module, gradients: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, model: nn.Module, gradients: Callable[..., Tensor]) -> None:
         self._model, self._gradients = model, gradients
-        self._inputs: tuple[Tensor, Tensor] | None = None
+        self._inputs: tuple[Tensor, ...] = ()
 
-    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Tensor:
         """The loss of a batch; every weight has its gradient then."""
-        if self._inputs is None or images.shape != self._inputs[0].shape:
-            self._inputs = images.clone(), targets.clone()
-            self._record(*self._inputs)
-        for recorded, given in zip(self._inputs, (images, targets), strict=True):
+        if not self._inputs or inputs[0].shape != self._inputs[0].shape:
+            self._inputs = tuple(tensor.clone() for tensor in inputs)
+            self._record()
+        for recorded, given in zip(self._inputs, inputs, strict=True):
             recorded.copy_(given)
         self._graph.replay()
         return self._loss
 
-    def _record(self, images: Tensor, targets: Tensor) -> None:
+    def _record(self) -> None:
         """Leaves no trace in what training depends on."""
         statistics = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         random_state = torch.cuda.get_rng_state()
@@ -33,10 +33,10 @@ class CudaGraph:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
-                self._gradients(images, targets)
+                self._gradients(*self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._loss = self._gradients(images, targets)
+            self._loss = self._gradients(*self._inputs)
         self._model.load_state_dict(statistics, strict=False)
         torch.cuda.set_rng_state(random_state)

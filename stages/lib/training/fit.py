@@ -10,7 +10,6 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -25,7 +24,7 @@ from stages.lib.params import Compute, Recipe, StudentRecipe
 from stages.lib.training.augmentation import resident
 from stages.lib.training.distributed import any_of_them, from_first, num_processes, rank
 from stages.lib.training.progress import Progress
-from stages.lib.training.resume import ResumeFile, StopRequest, fingerprint, stop_request
+from stages.lib.training.resume import ResumeFile, StopRequest, code_of, fingerprint, stop_request
 from stages.lib.training.step import MaskSchedule, Run
 
 PIXELS_OF_AN_IMAGE = 190  # take as long as what an image costs whatever its size, as measured on a CPU
@@ -224,13 +223,15 @@ def write_trained(trained: Trained, name: str) -> None:
 
 def _fingerprint(model: GoogLeNet, train: Images, run: Run) -> str:
     """A name for this training: its code, parameters, images, device and first weights."""
-    packages = Path(__file__).parents[1]
-    files = sorted(path for name in ("network", "training") for path in (packages / name).glob("*.py"))
     masks = inspect.getsource(sys.modules[type(run.mask_schedule).__module__]) if run.mask_schedule else ""
     settings = (run.recipe.model_dump_json(), model.architecture, run.device.type, run.precision, run.mask_schedule)
     states = [model.state_dict(), run.teacher.state_dict() if run.teacher is not None else {}]
     weights = [tensor.cpu().contiguous().numpy().tobytes() for state in states for tensor in state.values()]
-    code = [path.read_bytes() for path in files]
     return fingerprint(
-        *code, masks.encode(), repr(settings).encode(), train.pixels.tobytes(), train.labels.tobytes(), *weights
+        *code_of("network", "training"),
+        masks.encode(),
+        repr(settings).encode(),
+        train.pixels.tobytes(),
+        train.labels.tobytes(),
+        *weights,
     )

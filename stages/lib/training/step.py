@@ -22,6 +22,8 @@ from stages.lib.training.devices import keep_freed_memory, pick_device, pick_pre
 from stages.lib.training.distillation import distillation_loss
 from stages.lib.training.distributed import mean_over_processes, num_processes, rank, synchronize_batch_norm
 from stages.lib.training.muon import Muon
+from stages.lib.training.resume import code_of, fingerprint
+from stages.lib.training.teacher import TeacherLogits
 
 
 class MaskSchedule(Protocol):
@@ -64,6 +66,7 @@ class Run:
             self.teacher = copy.deepcopy(teacher).to(self.device).to(memory_format=torch.channels_last)
             self.teacher.eval().requires_grad_(False)
         self.batches = Batches(train, recipe=recipe, fill=self.model.mean)
+        self._teacher_logits = self._open_teacher_logits(train) if self.teacher is not None else None
         # The same module, unless several processes share its gradients.
         self._forward: nn.Module = self.model
         if num_processes() > 1:
@@ -110,6 +113,29 @@ class Run:
             return [sgd]
         return [sgd, Muon(by_muon, lr=recipe.muon_lr, momentum=recipe.momentum, dtype=self.precision)]
 
+    def _open_teacher_logits(self, train: Images) -> TeacherLogits | None:
+        """Where the teacher's logits are kept, if the recipe has views that come again."""
+        assert isinstance(self.recipe, StudentRecipe) and self.teacher is not None
+        if not self.recipe.teacher_views:
+            return None
+        settings = self.recipe.model_dump(include={"seed", "batch_size", "augmentation", "teacher_views"})
+        share = (rank(), num_processes())
+        state = [tensor.cpu().contiguous().numpy().tobytes() for tensor in self.teacher.state_dict().values()]
+        name = fingerprint(
+            *code_of("network", "training"),
+            repr((settings, self.teacher.architecture, self.precision, self.device.type, share)).encode(),
+            train.pixels.tobytes(),
+            train.labels.tobytes(),
+            *state,
+        )
+        return TeacherLogits(
+            name,
+            views=self.recipe.teacher_views,
+            steps_per_epoch=self.batches.steps_per_epoch,
+            batch_size=self.batches.batch_size // num_processes(),
+            num_classes=len(train.classes),
+        )
+
     def lr(self, step: int) -> float:
         """Learning rate of a step."""
         return schedule.learning_rate(step, recipe=self.recipe, steps_per_epoch=self.batches.steps_per_epoch)
@@ -122,7 +148,14 @@ class Run:
                 group["lr"] = self.lr(step) * (optimizer.defaults["lr"] / self.recipe.lr)
         if num_processes() > 1:  # each augments the whole batch, so that the shares are those of one process
             images, targets = (whole.chunk(num_processes())[rank()] for whole in (images, targets))
-        loss = self._gradients_of(images, targets)
+        inputs = [images, targets]
+        if self._teacher_logits is not None:
+            size = images.shape[-1]
+            logits = self._teacher_logits.read(step, size)
+            if logits is None:
+                logits = self._teacher_logits.write(step, size, self._ask_teacher(images))
+            inputs.append(logits.to(self.device))
+        loss = self._gradients_of(*inputs)
         if self.masked:  # or the gradients of weights that stay zero would dominate what Muon makes orthogonal
             torch._foreach_mul_([weight.grad for weight in self._sparse if weight.grad is not None], self.masks)
         for optimizer in self.optimizers:
@@ -147,24 +180,32 @@ class Run:
                     momentum.mul_(mask)
         torch._foreach_mul_(self.masked, self.masks)
 
-    def _gradients(self, images: Tensor, targets: Tensor) -> Tensor:
+    def _gradients(self, images: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> Tensor:
         """Mean loss of a batch; every weight has its gradient then."""
         self.model.zero_grad(set_to_none=True)
-        loss = self._batch_loss(images, targets)
+        loss = self._batch_loss(images, targets, teacher_logits)
         loss.backward()
         return loss.detach()
 
-    def _batch_loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss of images (B, 3, S, S) with targets (B, num_classes)."""
+    def _batch_loss(self, images: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> Tensor:
+        """Mean loss of images (B, 3, S, S) with targets (B, num_classes); a teacher is asked unless it was before."""
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             logits = self._forward(images).float()  # (B, num_classes)
-            with torch.no_grad():
-                teacher_logits = None if self.teacher is None else self.teacher(images).float()
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
-        if teacher_logits is None:
+        if self.teacher is None:
             return loss
         assert isinstance(self.recipe, StudentRecipe)
+        if teacher_logits is None:
+            teacher_logits = self._ask_teacher(images)
         return distillation_loss(logits, teacher_logits, loss, recipe=self.recipe.distillation)
+
+    @torch.no_grad()
+    def _ask_teacher(self, images: Tensor) -> Tensor:
+        """The teacher's logits, float (B, num_classes)."""
+        assert self.teacher is not None
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            logits: Tensor = self.teacher(images).float()
+        return logits
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on, on the CPU."""
