@@ -31,7 +31,8 @@ def main() -> None:
     chosen = np.random.default_rng(SEED).permutation(len(train))[: max(params.quantize.calibration_images)]
 
     print(f"exporting {name}", flush=True)
-    export_onnx(load_model(model_path(name)), fp32_path, classes=train.classes)
+    model = load_model(model_path(name))
+    export_onnx(model, fp32_path, classes=train.classes)
     print(f"quantizing {name}", flush=True)
     facts = choose_calibration(
         fp32_path,
@@ -42,6 +43,7 @@ def main() -> None:
         counts=params.quantize.calibration_images,
         bias_correction=params.quantize.bias_correction,
         reduce_range=params.quantize.reduce_range,
+        weight_levels=model.architecture.weight_levels,
     )
     # Of every model, so that a sparse one that ships packed can be compared with the others.
     facts["packed_bytes"] = {path.parent.name: len(pack(path.read_bytes())) for path in paths}

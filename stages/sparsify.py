@@ -17,20 +17,21 @@ def main() -> None:
     from stages.lib.costs import count_nonzero_parameters, count_parameters
     from stages.lib.images import random_batch, read_training_images
     from stages.lib.network.checkpoint import load_model, save_model
-    from stages.lib.pruning.batch_norm import reestimate_batch_norm
-    from stages.lib.pruning.reconstruction import reconstruct
-    from stages.lib.pruning.weights import empty_layers, prune_weights
+    from stages.lib.pruning.weights import empty_layers, prune_weights, sparsify
 
     train, _ = read_training_images(val_per_class=params.data.val_per_class, seed=params.data.seed)
     base = load_model(model_path("base"))
     start = prune.sparsity if prune.start_sparsity is None else prune.start_sparsity
-    pruned = prune_weights(base, sparsity=start, scope=prune.sparsity_scope)
-    if prune.reconstruction_images:
-        pruned = reconstruct(base, pruned, random_batch(train, prune.reconstruction_images, seed=SEED)[0])
+    pruned = sparsify(
+        base,
+        sparsity=start,
+        scope=prune.sparsity_scope,
+        refit_on=random_batch(train, prune.reconstruction_images, seed=SEED)[0],
+        statistics_on=random_batch(train, prune.batch_norm_images, seed=SEED)[0],
+    )
     final = prune_weights(base, sparsity=prune.sparsity, scope=prune.sparsity_scope)
     if empty := ", ".join(empty_layers(final)):
         print(f"prune.sparsity {prune.sparsity} leaves no weight in {empty}; prune.sparsity_scope lamp would")
-    pruned = reestimate_batch_norm(pruned, random_batch(train, prune.batch_norm_images, seed=SEED)[0])
     save_model(pruned, compressed_path("unstructured"))
     widths = base.architecture.widths
     zeros = {"start": start, "end": prune.sparsity, "scope": prune.sparsity_scope}

@@ -16,13 +16,15 @@ class Model:
 
     Attributes:
         name: Of its files and rows.
-        maker: The stage that makes it, or what it starts from.
+        maker: The stage that makes it, or what fine-tuning starts from.
+        recipe: The section of params.yaml that says how it is trained.
         finetuned: Whether the stage `finetune` goes on from there.
         packed: Whether its ONNX files ship packed, for their zeros.
     """
 
     name: str
     maker: str
+    recipe: str = "finetune"
     finetuned: bool = True
     packed: bool = False
 
@@ -30,11 +32,13 @@ class Model:
 MODELS = {
     model.name: model
     for model in (
-        Model("base", maker="train", finetuned=False),
+        Model("base", maker="train", recipe="train", finetuned=False),
+        Model("refined", maker="refine", finetuned=False),
         Model("structured", maker="prune"),
         Model("unstructured", maker="sparsify", packed=True),
         Model("lowrank", maker="factorize"),
-        Model("distilled", maker="distill", finetuned=False),
+        Model("distilled", maker="distill", recipe="distill", finetuned=False),
+        Model("sparse-lowbit", maker="squeeze", recipe="squeeze", finetuned=False, packed=True),
     )
 }
 FINETUNED = [model.name for model in MODELS.values() if model.finetuned]

@@ -178,6 +178,30 @@ class Student(StudentRecipe):
     )
 
 
+class Squeeze(StudentRecipe):
+    """A sparse network of coarse weights that starts from the base, and how it is trained."""
+
+    sparsity: Fraction = Field(0.87, description="share of the weights that are zero at the end")
+    start_sparsity: Fraction = Field(0.7, description="share of the weights that are zero at first")
+    weight_bits: Annotated[int, Field(ge=2, le=7)] = Field(5, description="of each weight, sign included")
+    reconstruction_images: NonNegativeInt = Field(512, description="as prune.reconstruction_images")
+    seed: Seed = 3
+    epochs: PositiveFloat = Field(15.0, description="0.4 is 40 % of an epoch's batches")
+    lr: PositiveFloat = Field(0.03, description="peak, of SGD")
+    muon_lr: PositiveFloat | None = Field(0.008, description="as in train")
+    warmup_epochs: NonNegativeFloat = 0.1
+    ema_decay: Fraction = Field(0.98, description="as in train")
+    image_sizes: dict[Annotated[int, Field(ge=8, le=32)], PositiveFloat] = Field(
+        {32: 1.0}, min_length=1, description="as in train"
+    )
+
+    @model_validator(mode="after")
+    def _sparsity_rises(self) -> Self:
+        if self.start_sparsity > self.sparsity:
+            raise ValueError(f"start_sparsity must be at most sparsity ({self.sparsity}), got {self.start_sparsity}")
+        return self
+
+
 class Prune(Section):
     """What is removed from the base: channels (structured) or single weights (unstructured)."""
 
@@ -265,6 +289,7 @@ class Params(Section):
     lowrank: LowRank = LowRank()
     finetune: Finetune = Finetune()
     distill: Student = Student()
+    squeeze: Squeeze = Squeeze()
     quantize: Quantize = Quantize()
     profile: Profile = Profile()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.lib.pruning.sparsity import RisingSparsity, magnitude_masks
+from stages.lib.pruning.sparsity import RisingSparsity, magnitude_masks, round_weights
 
 
 def test_sparsity_rises_fast_at_first_and_settles_half_way() -> None:
@@ -22,6 +22,21 @@ def test_sparsity_follows_a_cubic_curve() -> None:
 
 def test_sparsity_that_stays_moves_no_mask() -> None:
     assert all(RisingSparsity(0.8, 0.8, "global").masks_after(step, 64, []) is None for step in range(64))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (5, 7)])
+def test_rounded_weights_are_whole_multiples_of_a_scale_for_each_output_channel(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(shape)
+    weight[0] = 0
+    rounded = round_weights(weight, levels=15)
+    assert not rounded[0].any()
+    for before, after in zip(weight[1:], rounded[1:], strict=True):
+        scale = before.abs().max() / 15
+        assert torch.allclose(after / scale, (after / scale).round(), atol=1e-4)
+        assert (before - after).abs().max() <= scale / 2 + 1e-6 and after.abs().max() == pytest.approx(
+            15 * scale.item()
+        )
 
 
 def test_a_training_of_one_step_is_enough_to_reach_the_end() -> None:

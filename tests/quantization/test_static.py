@@ -16,6 +16,7 @@ from torch import nn
 from stages.lib.images import Images
 from stages.lib.lowrank import factorize
 from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
+from stages.lib.pruning.sparsity import round_weights
 from stages.lib.pruning.weights import prune_weights
 from stages.lib.quantization import static as quantization
 from stages.lib.quantization.calibration import activation_ranges, correct_biases
@@ -267,6 +268,39 @@ def test_the_chosen_file_is_made_as_asked(
     assert facts["fp32_val_error_pct"] == pytest.approx(100 * wrong.mean())
 
 
+def test_coarse_weights_stay_the_whole_multiples_that_they_are(
+    model: GoogLeNet, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantization, "_shortened", lambda model: model)
+    coarse = copy.deepcopy(model)
+    for parameter in coarse.parameters():
+        if parameter.dim() > 1:
+            parameter.data = round_weights(parameter.data, levels=7)
+    export_onnx(coarse, tmp_path / "fp32.onnx", classes=CLASSES)
+    choose_calibration(
+        tmp_path / "fp32.onnx",
+        tmp_path / "int8.onnx",
+        calibration=images,
+        validation=Images(images, np.arange(40) % 10, CLASSES),
+        methods=["minmax"],
+        counts=[40],
+        bias_correction=True,
+        reduce_range=True,
+        weight_levels=7,
+    )
+    before, after = (
+        {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / name).graph.initializer}
+        for name in ("fp32.onnx", "int8.onnx")
+    )
+    names = [name.removesuffix("_quantized") for name in after if name.endswith("weight_quantized")]
+    assert len(names) == 67  # 66 convolutions and the linear layer
+    for name in names:
+        levels, scale = after[f"{name}_quantized"], after[f"{name}_scale"]
+        assert np.abs(levels).max() == 7
+        restored = levels * scale.reshape(-1, *[1] * (levels.ndim - 1))
+        assert np.allclose(restored, before[name], atol=1e-4 * np.abs(before[name]).max())
+
+
 @pytest.mark.parametrize("method", ["MinMax", "Percentile", "Entropy"])
 def test_a_method_is_the_one_of_its_name(fp32_path: Path, images: np.ndarray, method: str) -> None:
     with quantization._prepared(fp32_path) as prepared:
@@ -274,7 +308,7 @@ def test_a_method_is_the_one_of_its_name(fp32_path: Path, images: np.ndarray, me
     assert ranges.calibration_method is CalibrationMethod[method]
 
 
-def test_the_calibration_that_errs_least_on_validation_images_is_written(
+def test_the_calibration_that_changes_the_logits_least_on_validation_images_is_written(
     fp32_path: Path, images: np.ndarray, tmp_path: Path
 ) -> None:
     facts = choose_calibration(
@@ -287,9 +321,12 @@ def test_the_calibration_that_errs_least_on_validation_images_is_written(
         bias_correction=True,
         reduce_range=True,
     )
-    tried = [(c["val_error_pct"], c["images"]) for c in facts["candidates"]]
+    tried = [(c["logits_mse"], c["images"]) for c in facts["candidates"]]
     assert [images for _, images in tried] == [8, 40, 8, 40]  # no more than there are
-    assert (facts["val_error_pct"], facts["calibration_images"]) == min(tried)  # of equal ones the fewest images
-    written = (logits_of(tmp_path / "int8.onnx", images).argmax(axis=1) != np.arange(40) % 10).mean()
+    assert (facts["logits_mse"], facts["calibration_images"]) == min(tried)  # of equal ones the fewest images
+    logits = logits_of(tmp_path / "int8.onnx", images)
+    mse = np.square(logits - logits_of(fp32_path, images)).mean()
+    assert facts["logits_mse"] == pytest.approx(mse, rel=1e-3)
+    written = (logits.argmax(axis=1) != np.arange(40) % 10).mean()
     assert facts["val_error_pct"] == pytest.approx(100 * written)
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]

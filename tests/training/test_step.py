@@ -10,7 +10,7 @@ from torch.nn import functional
 from stages.lib.images import Images
 from stages.lib.network.googlenet import GoogLeNet
 from stages.lib.params import Compute, Params, Recipe, StudentRecipe
-from stages.lib.pruning.sparsity import RisingSparsity
+from stages.lib.pruning.sparsity import RisingSparsity, round_weights
 from stages.lib.training import augmentation
 from stages.lib.training.distillation import distillation_loss
 from stages.lib.training.step import Run
@@ -141,6 +141,33 @@ def test_padding_shrinks_with_the_images(
     for step in (0, 5):
         training.batches.batch(step)
     assert paddings == {8: 1, 16: 2}
+
+
+def test_the_last_steps_see_rounded_weights_and_the_result_has_them(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    batch_loss = Run._batch_loss
+
+    def distinct(model: GoogLeNet) -> int:
+        return max(len(channel.unique()) for channel in model.stem[1][0].weight.detach().flatten(1))
+
+    def recorded(self: Run, *batch: torch.Tensor | None) -> torch.Tensor:
+        seen.append(distinct(self.model))
+        return batch_loss(self, *batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Run, "_batch_loss", recorded)
+    schedule = RisingSparsity(0.5, 0.8, "layer", levels=3)
+    training = Run(tiny, images, compute=CPU, recipe=recipe, mask_schedule=schedule)
+    for step in range(6):
+        training.train_step(step)
+    assert [count <= 7 for count in seen] == [False] * 4 + [True] * 2
+    assert distinct(training.model) > 7  # what is trained stays fine
+    assert distinct(training.result(3)) > 7
+    result = training.result(6)
+    assert distinct(result) <= 7 and result.architecture.weight_levels == 3
+    for weight, average in zip(result.parameters(), training.average.parameters(), strict=True):
+        assert torch.equal(weight == 0, round_weights(average, levels=3) == 0) if weight.dim() > 1 else True
 
 
 def test_sparsity_rises_in_each_layer_where_that_is_asked_for(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:

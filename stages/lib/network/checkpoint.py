@@ -14,9 +14,8 @@ from stages.lib.network.googlenet import Architecture, GoogLeNet
 
 def save_model(model: GoogLeNet, path: Path) -> None:
     """Write the weights and the architecture; the same model gives the same bytes."""
-    values = asdict(model.architecture)
-    if not values["ranks"]:  # the same bytes as before there were ranks
-        del values["ranks"]
+    optional = ("ranks", "weight_levels")  # left out where there are none
+    values = {key: value for key, value in asdict(model.architecture).items() if value or key not in optional}
     architecture = json.dumps(values, sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:

@@ -39,6 +39,7 @@ class Architecture:
         dropout: Probability of dropping a feature before the linear layer.
         ranks: Channels between the two factors of each layer, in the order of `widths` and the linear layer last;
             0 for a layer that is whole. Empty if all are.
+        weight_levels: Weights are whole multiples, at most this many, of a scale for each output channel; 0 for any.
     """
 
     widths: tuple[int, ...]
@@ -46,6 +47,7 @@ class Architecture:
     stem_pool: bool
     dropout: float
     ranks: tuple[int, ...] = ()
+    weight_levels: int = 0
 
     def __post_init__(self) -> None:
         expected = len(STEM) + sum(map(len, BLOCKS))
@@ -53,6 +55,8 @@ class Architecture:
             raise ValueError(f"widths must be {expected} counts of at least 1, got {list(self.widths)}")
         if self.ranks and (len(self.ranks) != expected + 1 or min(self.ranks) < 0):
             raise ValueError(f"ranks must be none or {expected + 1} counts of at least 0, got {list(self.ranks)}")
+        if not 0 <= self.weight_levels < 128:
+            raise ValueError(f"weight_levels must be in [0, 128), got {self.weight_levels}")
 
 
 def scaled_widths(width: float) -> tuple[int, ...]:

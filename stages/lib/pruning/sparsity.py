@@ -1,4 +1,4 @@
-"""Which weights of an unstructured pruned network are zero, all at once or more and more of them."""
+"""Which weights of a pruned network are zero, more and more of them, and how coarse the others are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 RISING_SHARE = 0.5  # of the steps; in the others the network settles at its final sparsity
+ROUNDED_SHARE = 0.4  # of the steps, the last ones, in which the forward pass sees rounded weights
 RAISE_EVERY = 16  # steps; to find the smallest of millions of weights takes as long as a step or two
 
 Scope = Literal["global", "layer", "lamp"]
@@ -24,11 +25,13 @@ class RisingSparsity:
         start: Share of zeros before the first step, in [0, 1).
         end: Share of zeros from half of the steps on; if it is `start`, the zeros stay where they are.
         scope: Where the smallest weights are sought, as in `magnitude_masks`.
+        levels: Positive values that weights are rounded to in the last steps, as in `round_weights`; 0 for any.
     """
 
     start: float
     end: float
     scope: Scope
+    levels: int = 0
 
     def masks_after(self, step: int, num_steps: int, weights: Sequence[Tensor]) -> list[Tensor] | None:
         """Masks that bring about the sparsity due after `step`, None where it stays what it is."""
@@ -42,6 +45,12 @@ class RisingSparsity:
             return None
         left = 1 - step / last if last else 0.0
         return self.end + (self.start - self.end) * left**3
+
+    def rounded(self, step: int, num_steps: int, weights: Sequence[Tensor]) -> list[Tensor] | None:
+        """What the forward pass of `step` sees instead of `weights`, None for themselves."""
+        if not self.levels or step < (1 - ROUNDED_SHARE) * num_steps:
+            return None
+        return [round_weights(weight, levels=self.levels) for weight in weights]
 
 
 def magnitude_masks(weights: Sequence[Tensor], *, sparsity: float, scope: Scope) -> list[Tensor]:
@@ -65,6 +74,13 @@ def magnitude_masks(weights: Sequence[Tensor], *, sparsity: float, scope: Scope)
         threshold = values.kthvalue(num_zeros).values if num_zeros else -1.0
         masks += [(magnitude > threshold).to(weights[0].dtype) for magnitude in group]
     return masks
+
+
+def round_weights(weight: Tensor, *, levels: int) -> Tensor:
+    """Whole multiples, at most `levels`, of a scale for each output channel of a weight (out_channels, ...)."""
+    largest = weight.abs().flatten(1).amax(dim=1).clamp(min=torch.finfo(weight.dtype).tiny)
+    scale = (largest / levels).view(-1, *[1] * (weight.dim() - 1))
+    return (weight / scale).round() * scale
 
 
 def _share_of_no_smaller(magnitude: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 import copy
 
-from torch import nn
+from torch import Tensor, nn
 
 from stages.lib.network.googlenet import GoogLeNet
+from stages.lib.pruning.batch_norm import reestimate_batch_norm
+from stages.lib.pruning.reconstruction import reconstruct
 from stages.lib.pruning.sparsity import Scope, magnitude_masks
 
 
@@ -23,6 +25,23 @@ def prune_weights(model: GoogLeNet, *, sparsity: float, scope: Scope = "global")
     for weight, mask in zip(weights, magnitude_masks(weights, sparsity=sparsity, scope=scope), strict=True):
         weight *= mask
     return pruned
+
+
+def sparsify(base: GoogLeNet, *, sparsity: float, scope: Scope, refit_on: Tensor, statistics_on: Tensor) -> GoogLeNet:
+    """Set weights to zero, refit the others, and measure the statistics of batch normalization anew.
+
+    Args:
+        sparsity, scope: As in `prune_weights`.
+        refit_on: Images (N, 3, H, W) in [0, 1] for `reconstruct`; none leave the weights as they are.
+        statistics_on: Images (N, 3, H, W) in [0, 1] for `reestimate_batch_norm`.
+
+    Returns:
+        A network of the same shape; `base` is left as it is.
+    """
+    pruned = prune_weights(base, sparsity=sparsity, scope=scope)
+    if len(refit_on):
+        pruned = reconstruct(base, pruned, refit_on)
+    return reestimate_batch_norm(pruned, statistics_on)
 
 
 def empty_layers(model: GoogLeNet) -> list[str]:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from stages.lib.models import MODELS
 from stages.lib.report.results import Compression, Epoch, Results
 from stages.lib.report.statistics import standard_error_pct
-from stages.lib.report.tables import VariantRow, recipe_section
+from stages.lib.report.tables import VariantRow
 
 LABEL_SPACING = 0.07  # of the height of the axes
 LABEL_DISTANCE = 0.05  # of the width of the axes, from the point to its name
@@ -25,7 +25,7 @@ def draw_curves(results: Results) -> str:
     """Validation error and training loss by epoch: a row of panels for each section of the parameters that trains."""
     sections: dict[str, dict[str, list[Epoch]]] = {}
     for name, model in MODELS.items():
-        sections.setdefault(recipe_section(model), {})[name] = results.curves[name]
+        sections.setdefault(model.recipe, {})[name] = results.curves[name]
     figure = Figure(figsize=(9, 3.2 * len(sections)), layout="constrained")
     panels = figure.subplots(len(sections), 2, squeeze=False)
     for (section, curves), (error_axes, loss_axes) in zip(sections.items(), panels, strict=True):

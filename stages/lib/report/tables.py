@@ -88,17 +88,12 @@ def model_rows(results: Results) -> list[ModelRow]:
                 zeros=1 - cost.num_nonzero_parameters / cost.num_parameters,
                 start_error_pct=curve[0].val_error_pct if curve[0].epoch == 0 else None,
                 epochs=curve[-1].epoch,
-                recipe=getattr(results.params, recipe_section(model)),
+                recipe=getattr(results.params, model.recipe),
                 training=results.training[name],
                 quantization=results.quantization[name],
             )
         )
     return rows
-
-
-def recipe_section(model: Model) -> str:
-    """The section of the parameters that says how a model was last trained."""
-    return "finetune" if model.finetuned else model.maker
 
 
 def original_rows(

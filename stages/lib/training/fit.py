@@ -104,7 +104,8 @@ def fit(
         resume_file.check_place(sum(tensor.nbytes for tensor in run.tensors().values()))
     with stop_request() as stop, resume_file.alone(stop) if rank() == 0 else nullcontext():
         curve, seconds = _train(run, val, resume_file=resume_file, stop=stop, evaluate_first=evaluate_first)
-    if not all(tensor.isfinite().all() for tensor in run.average.state_dict().values()):
+    result = run.result(run.batches.num_steps)
+    if not all(tensor.isfinite().all() for tensor in result.state_dict().values()):
         raise ValueError(f"the weights after the last step must be finite, got others; lower lr ({recipe.lr})")
     threads = torch.get_num_threads()
     cpu = f"CPU, {threads} thread" + "s" * (threads > 1)
@@ -118,7 +119,7 @@ def fit(
         "precision": "bf16" if run.precision == torch.bfloat16 else "fp32",
         "torch": torch.__version__,
     }
-    result = run.average.requires_grad_().cpu().to(memory_format=torch.contiguous_format)
+    result = result.requires_grad_().cpu().to(memory_format=torch.contiguous_format)
     return Trained(result, curve, facts, resume_file)
 
 
@@ -132,7 +133,7 @@ def _train(
 
     def val_error(size: int = full_size) -> float:
         pixels = resident(val.pixels, size=size, padding=0, device=run.device)
-        return error_rate(run.average, pixels, val_labels, precision=run.precision)
+        return error_rate(run.result(step), pixels, val_labels, precision=run.precision)
 
     def save() -> None:
         if first:

@@ -4,7 +4,9 @@ All randomness of a step comes from (seed, epoch, position in the epoch), so the
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -27,10 +29,17 @@ from stages.lib.training.teacher import TeacherLogits
 
 
 class MaskSchedule(Protocol):
-    """Which weights become zero during training; zeros stay. Its `repr` says all that it depends on."""
+    """Which weights become zero during training, and how they are rounded. Its `repr` says all that it depends on."""
+
+    @property
+    def levels(self) -> int:
+        """Positive values of the weights at the end, relative to a scale for each output channel; 0 for any."""
 
     def masks_after(self, step: int, num_steps: int, weights: Sequence[Tensor]) -> list[Tensor] | None:
         """New masks of the shapes of `weights`, 0 or 1, after `step` of `num_steps`; None where they stay."""
+
+    def rounded(self, step: int, num_steps: int, weights: Sequence[Tensor]) -> list[Tensor] | None:
+        """What the forward pass of `step` sees instead of `weights`, None for themselves."""
 
 
 class Run:
@@ -155,7 +164,8 @@ class Run:
             if logits is None:
                 logits = self._teacher_logits.write(step, size, self._ask_teacher(images))
             inputs.append(logits.to(self.device))
-        loss = self._gradients_of(*inputs)
+        with self._rounded(step):
+            loss = self._gradients_of(*inputs)
         if self.masked:  # or the gradients of weights that stay zero would dominate what Muon makes orthogonal
             torch._foreach_mul_([weight.grad for weight in self._sparse if weight.grad is not None], self.masks)
         for optimizer in self.optimizers:
@@ -166,6 +176,40 @@ class Run:
             # The average warms up: early weights are worth little.
             decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(self._averaged, self._current, 1 - decay)
+
+    @contextmanager
+    def _rounded(self, step: int) -> Iterator[None]:
+        """Put the weights that the forward pass of `step` sees in the place of those that are trained.
+
+        The gradients are those of the rounded weights: the straight-through estimator of Bengio et al., "Estimating or
+        Propagating Gradients Through Stochastic Neurons for Conditional Computation", arXiv 1308.3432.
+        """
+        rounded = self._rounded_values(step, self.masked)
+        if rounded is None:
+            yield
+            return
+        trained = [weight.clone() for weight in self.masked]
+        torch._foreach_copy_(self.masked, rounded)
+        yield
+        torch._foreach_copy_(self.masked, trained)
+
+    def _rounded_values(self, step: int, weights: Sequence[Tensor]) -> list[Tensor] | None:
+        if self.mask_schedule is None:
+            return None
+        return self.mask_schedule.rounded(step, self.batches.num_steps, weights)
+
+    @torch.no_grad()
+    def result(self, step: int) -> GoogLeNet:
+        """The moving average as it would ship after `step` steps, with its weights rounded if that is due."""
+        rounded = self._rounded_values(step, self._averages_of_masked)
+        if rounded is None:
+            return self.average
+        assert self.mask_schedule is not None
+        result = copy.deepcopy(self.average)
+        weights = [weight.data for weight in result.parameters() if weight.dim() > 1]
+        torch._foreach_copy_(weights, rounded)
+        result.architecture = replace(result.architecture, weight_levels=self.mask_schedule.levels)
+        return result
 
     def _mask(self, step: int) -> None:
         """Set to zero what the masks say, after they have changed if that is due."""
