@@ -93,7 +93,7 @@ class Recipe(Section):
     batch_size: Annotated[int, Field(ge=2, le=65_536)] = Field(128, description="over all processes")
     lr: PositiveFloat = Field(0.1, description="peak, of SGD")
     muon_lr: PositiveFloat | None = Field(
-        0.015, description="peak, of Muon for the convolutions, relative to their norm; null: SGD for all"
+        0.01, description="peak, of Muon for the convolutions, relative to their norm; null: SGD for all"
     )
     schedule: Literal["cosine", "one_cycle"] = Field("one_cycle", description="after warm-up, cosine or linear to 0")
     warmup_epochs: NonNegativeFloat = 1.0
