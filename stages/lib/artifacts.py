@@ -1,5 +1,6 @@
 """Where everything lies, and files that appear whole or not at all."""
 
+import fcntl
 import json
 import os
 import platform
@@ -87,6 +88,26 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def lock(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[Path]:
+    """Hold a lock on a file for as long as the block runs; it ends with the process at the latest.
+
+    Raises:
+        BlockingIOError: If `kind` has LOCK_NB, so does not wait, and another process holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("ab") as file:
+            fcntl.flock(file, kind)
+            try:
+                is_current = os.fstat(file.fileno()).st_ino == path.stat().st_ino
+            except FileNotFoundError:
+                is_current = False
+            if is_current:  # else another process has deleted the file meanwhile
+                yield path
+                return
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write `values` with sorted keys: the same values give the same bytes."""
     with replacing(path) as temporary:
@@ -108,6 +129,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def user_path(path: str | Path) -> Path:
+    """A path that the user gave, relative to his repository: DVC may run an experiment in a folder deep inside it."""
+    parts = Path.cwd().parts
+    inside = [i for i in range(len(parts)) if parts[i : i + 3] == (".dvc", "tmp", "exps")]
+    return Path(*parts[: inside[0]] if inside else parts, Path(path).expanduser())
+
+
 def cache_folder() -> Path:
-    """The user's cache folder for this project, where downloads and resume files outlive a stage."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "googlenet-compression"
+    """The user's cache folder for this project, where downloads and resume files outlive a stage.
+
+    Raises:
+        ValueError: If the user has no home.
+    """
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # neither HOME nor an entry for this user
+        raise ValueError("HOME must name a folder for caches, got none; set HOME or XDG_CACHE_HOME") from None
+    return Path(cache) / "googlenet-compression"

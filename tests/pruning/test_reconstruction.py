@@ -66,3 +66,15 @@ def test_weights_that_the_images_do_not_determine_stay(tiny: GoogLeNet) -> None:
     fitted = reconstruct(tiny, pruned, torch.rand(1, 3, 32, 32))  # the linear layer reads one row of numbers
     assert torch.allclose(fitted.linear.weight, pruned.linear.weight, atol=1e-4)
     assert all(parameter.isfinite().all() for parameter in fitted.parameters())
+
+
+@pytest.mark.parametrize("ridge", [0.01, 0.0, -1.0])  # the last two leave equations without a solution
+def test_weights_that_read_a_dead_layer_stay(tiny: GoogLeNet, monkeypatch: pytest.MonkeyPatch, ridge: float) -> None:
+    monkeypatch.setattr(reconstruction, "RIDGE", ridge)
+    dead = tiny.stem[1][1]
+    nn.init.zeros_(dead.weight)
+    nn.init.constant_(dead.bias, -1)
+    pruned = prune_weights(tiny, sparsity=0.5, scope="lamp")
+    fitted = reconstruct(tiny, pruned, torch.rand(8, 3, 32, 32))
+    assert torch.allclose(fitted.stem[2][0].weight, pruned.stem[2][0].weight, atol=1e-6)
+    assert all(tensor.isfinite().all() for tensor in fitted.state_dict().values())

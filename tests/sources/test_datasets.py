@@ -298,6 +298,21 @@ def test_other_images_from_the_mirror_are_refused_and_deleted(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+@pytest.mark.parametrize("side", [33, 30_000])
+def test_images_of_another_size_from_the_mirror_are_not_decoded_but_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Dataset, side: int
+) -> None:
+    write_parquets(tmp_path, small)
+    bomb = io.BytesIO()
+    Image.new("1", (side, side)).save(bomb, "png")
+    rows = {"img": [{"bytes": bomb.getvalue(), "path": "x.png"}], "fine_label": [0], "coarse_label": [0]}
+    pq.write_table(pa.table(rows), tmp_path / "test-00000-of-00001.parquet")
+    serve(monkeypatch, {f"mirror/{path.name}": path for path in tmp_path.glob("*.parquet")})
+    with pytest.raises(ValueError, match=r"test-00000-of-00001\.parquet is no CIFAR-100 parquet file"):
+        cifar100.download_cifar100(tmp_path / "cache", mirror="mirror")
+    assert not list((tmp_path / "cache").glob("*.parquet"))
+
+
 def test_error_without_any_network_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, {})
     with pytest.raises(OSError, match="set CIFAR100_DIR"):

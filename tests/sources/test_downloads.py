@@ -2,12 +2,15 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from stages.lib.sources import downloads
 from stages.lib.sources.downloads import fetch
 
 CONTENT = bytes(range(256)) * 2000  # 512,000 bytes, several chunks
@@ -43,6 +46,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if fault == "drip":
+            for at in range(0, 1000, 10):
+                self.wfile.write(body[at : at + 10])
+                time.sleep(0.01)
+            return
         self.wfile.write(body[: len(body) // 2] if fault == "short" else body)
 
     def log_message(self, *args: object) -> None:
@@ -99,6 +107,27 @@ def test_server_errors_are_retried(server: _Server, tmp_path: Path) -> None:
     server.faults = ["503", "500"]
     fetch(server.url, tmp_path / "file.bin", md5=MD5, pause_s=0)
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_server_that_drips_is_given_up_and_asked_again(
+    server: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(downloads, "MIN_BYTES_PER_S", 100_000)
+    monkeypatch.setattr(downloads, "CHUNK_BYTES", 10)
+    server.faults = ["drip"]
+    fetch(server.url, tmp_path / "file.bin", md5=MD5, pause_s=0)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    assert len(server.ranges) == 2
+
+
+def test_two_that_want_the_same_file_download_it_once(server: _Server, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(fetch, server.url, tmp_path / "file.bin", md5=MD5) for _ in range(4)]:
+            done.result()
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    assert server.ranges == [None]
+    assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
 
 
 def test_missing_file_is_not_retried(server: _Server, tmp_path: Path) -> None:

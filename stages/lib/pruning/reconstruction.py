@@ -91,8 +91,10 @@ def _refit(layer: nn.Conv2d | nn.Linear, now: Tensor, whole: nn.Conv2d | nn.Line
         inputs, outputs = pattern.nonzero().flatten(), (pattern_of == i).nonzero().flatten()
         if not len(inputs):
             continue
-        factor = torch.linalg.cholesky(second[inputs][:, inputs])
-        fitted[outputs[:, None], inputs] = torch.cholesky_solve(cross[inputs][:, outputs], factor).T
+        factor, failed = torch.linalg.cholesky_ex(second[inputs][:, inputs])
+        solution = torch.cholesky_solve(cross[inputs][:, outputs], factor).T
+        # What a dead layer gives determines nothing: the weights that read it stay as they are.
+        fitted[outputs[:, None], inputs] = weight[outputs[:, None], inputs] if failed else solution
     layer.weight.copy_(fitted.view_as(layer.weight))
     return target_mean - fitted @ (mean + origin)
 

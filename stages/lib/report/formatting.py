@@ -1,16 +1,11 @@
-"""Numbers to text, and any text to Markdown that shows it as it is."""
+"""Numbers to text."""
 
 import math
-import re
-from typing import Any
-
-from markupsafe import Markup
 
 from stages.lib.report.results import Cost
-from stages.lib.report.statistics import Difference, Spread
+from stages.lib.report.statistics import Spread
 
 DASH = "\N{EN DASH}"
-ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def times(value: float) -> float:
@@ -66,23 +61,3 @@ def ratio(spread: Spread) -> str:
     """A ratio with its spread: `2.85x (2.79-2.94)`, without one that is none."""
     low, median, high = (f"{times(value):.2f}" for value in (spread.low, spread.median, spread.high))
     return f"{median}×" if low == high else f"{median}× ({low}{DASH}{high})"
-
-
-def difference(value: Difference) -> Markup:
-    """A difference with its noise, bold where it is beyond that."""
-    text = f"{value.points:+.2f} ± {value.noise:.2f}"
-    return Markup(f"**{text}**" if value.is_beyond_noise else text)
-
-
-def code(name: str) -> Markup:
-    """A name of this repository in code style; text from outside has no place there, since it can't be escaped."""
-    return Markup(f"`{name}`")
-
-
-def escape(value: Any) -> Markup:
-    """Any value as Markdown, in one line, that shows its text as it is; Markup stays what it is."""
-    if isinstance(value, Markup):
-        return value
-    printable = "".join(char if char.isprintable() else " " for char in str(value))
-    escaped = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", printable)
-    return Markup("".join(ENTITIES.get(char, char) for char in escaped))

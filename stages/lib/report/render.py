@@ -1,5 +1,6 @@
 """The report in Markdown: rows, published numbers and findings, laid out by a template."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,12 @@ from stages.lib.report import formatting
 from stages.lib.report.figures import shows_channels
 from stages.lib.report.goals import left_out, verdicts
 from stages.lib.report.results import Results
+from stages.lib.report.statistics import Difference
 from stages.lib.report.tables import VariantRow, model_rows, original_rows, recommended, variant_rows
 
+ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 FOLDER = Path(__file__).parent
-FILTERS = (
-    formatting.code,
-    formatting.count,
-    formatting.difference,
-    formatting.duration,
-    formatting.fixed,
-    formatting.megabytes,
-    formatting.milliseconds,
-    formatting.percent,
-    formatting.ratio,
-    formatting.significant,
-    formatting.times,
-)
+FILTERS = ["count", "duration", "fixed", "megabytes", "milliseconds", "percent", "ratio", "significant", "times"]
 
 
 def render_report(results: Results, *, findings: str) -> str:
@@ -40,12 +31,13 @@ def render_report(results: Results, *, findings: str) -> str:
         loader=jinja2.FileSystemLoader(FOLDER),
         undefined=jinja2.StrictUndefined,
         autoescape=True,  # `finalize` escapes; this keeps what it and macros give from being escaped again
-        finalize=formatting.escape,
+        finalize=escape,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {function.__name__: function for function in FILTERS}
+    environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
+    environment.filters |= {"code": code, "difference": difference}
     return environment.get_template("report.md.j2").render(_context(results, findings))
 
 
@@ -74,3 +66,23 @@ def _context(results: Results, findings: str) -> dict[str, Any]:
         "public_code": published["public_code"],
         "shows_channels": shows_channels(results.compression),
     }
+
+
+def difference(value: Difference) -> Markup:
+    """A difference with its noise, bold where it is beyond that."""
+    text = f"{value.points:+.2f} ± {value.noise:.2f}"
+    return Markup(f"**{text}**" if value.is_beyond_noise else text)
+
+
+def code(name: str) -> Markup:
+    """A name of this repository in code style; text from outside has no place there, since it can't be escaped."""
+    return Markup(f"`{name}`")
+
+
+def escape(value: Any) -> Markup:
+    """Any value as Markdown, in one line, that shows its text as it is; Markup stays what it is."""
+    if isinstance(value, Markup):
+        return value
+    printable = "".join(char if char.isprintable() else " " for char in str(value))
+    escaped = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", printable)
+    return Markup("".join(ENTITIES.get(char, char) for char in escaped))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -176,8 +175,11 @@ def _parquet_split(folder: Path, split: str) -> Split:
             labels += table["fine_label"].to_pylist()
             print(f"decoding {table.num_rows} images of {path}", file=sys.stderr, flush=True)
             for png in tqdm(pc.struct_field(table["img"], "bytes").to_pylist(), unit="image", disable=None):
-                images.append(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))
-        except (pa.ArrowException, OSError, SyntaxError, KeyError) as error:
+                with Image.open(io.BytesIO(png)) as image:
+                    if image.size != (32, 32):  # known before anything is decoded
+                        raise ValueError(f"an image must have 32 x 32 pixels, got {image.size}")
+                    images.append(np.asarray(image.convert("RGB")))
+        except Exception as error:  # decoders raise whatever they stumble over
             raise ValueError(f"{path} is no CIFAR-100 parquet file ({error}); get it again") from error
     return canonical(np.stack(images), np.array(labels))
 

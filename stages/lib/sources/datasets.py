@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
-from stages.lib.artifacts import cache_folder
+from stages.lib.artifacts import cache_folder, user_path
 from stages.lib.sources.canonical import Dataset, Split, canonical, limit
 from stages.lib.sources.cifar100 import download_cifar100, read_cifar100
 
@@ -27,7 +27,7 @@ def load_dataset(*, name: str, folder: Path | None = None, limit_per_class: int 
     """
     if name == "cifar100":
         local = os.environ.get("CIFAR100_DIR")
-        dataset = read_cifar100(Path(local)) if local else download_cifar100(cache_folder())
+        dataset = read_cifar100(user_path(local)) if local else download_cifar100(cache_folder())
     elif name == "digits":
         dataset = read_digits()
     elif name == "folder" and folder is not None:
@@ -67,7 +67,7 @@ def read_folder(folder: Path) -> Dataset:
     Raises:
         ValueError: If a folder or a class is missing or empty, or an image cannot be read.
     """
-    folder = folder.expanduser().resolve()
+    folder = user_path(folder).resolve()
     if not folder.is_dir():
         raise ValueError(f"data.folder must be a folder with train/ and test/, found none at {folder}; check its path")
     for split in ("train", "test"):

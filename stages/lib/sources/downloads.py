@@ -8,6 +8,12 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
+from stages.lib.artifacts import lock
+
+CHUNK_BYTES = 1 << 16
+PATIENCE_S = 60.0
+MIN_BYTES_PER_S = 1000  # below this over that time the server counts as broken
+
 
 def fetch(url: str, path: Path, *, md5: str | None, attempts: int = 4, pause_s: float = 1.0) -> None:
     """Download `url` to `path`, through `path`.part, unless it is already there.
@@ -21,9 +27,15 @@ def fetch(url: str, path: Path, *, md5: str | None, attempts: int = 4, pause_s: 
         ValueError: If what arrived does not have the digest; it is deleted.
         OSError: If the server cannot be reached or refuses; what has arrived stays for the next call.
     """
-    if path.exists() and (md5 is None or _md5_of(path) == md5):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock(path.with_name(f".{path.name}.lock")) as held:  # another process that downloads it is waited for
+        try:
+            if not path.exists() or (md5 is not None and _md5_of(path) != md5):
+                _fetch(url, path, md5=md5, attempts=attempts, pause_s=pause_s)
+        finally:
+            held.unlink()
+
+
+def _fetch(url: str, path: Path, *, md5: str | None, attempts: int, pause_s: float) -> None:
     part = path.with_name(path.name + ".part")
     print(f"downloading {url}", file=sys.stderr, flush=True)
     for attempt in range(1, attempts + 1):
@@ -64,9 +76,15 @@ def _continue(url: str, part: Path) -> None:
         )
         # A body shorter than its Content-Length makes iter_content raise.
         with bar, part.open("ab" if start else "wb") as file:
-            for chunk in response.iter_content(chunk_size=1 << 16):
+            began, got = time.monotonic(), 0
+            for chunk in response.iter_content(chunk_size=CHUNK_BYTES):
                 file.write(chunk)
                 bar.update(len(chunk))
+                got += len(chunk)
+                if (seconds := time.monotonic() - began) > PATIENCE_S:
+                    if got < MIN_BYTES_PER_S * seconds:
+                        raise requests.ConnectionError(f"fewer than {MIN_BYTES_PER_S} bytes/s came for {seconds:.0f} s")
+                    began, got = time.monotonic(), 0
 
 
 def _md5_of(path: Path) -> str:

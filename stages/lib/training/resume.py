@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from stages.lib.artifacts import cache_folder, replacing
+from stages.lib.artifacts import cache_folder, lock, replacing, user_path
 from stages.lib.stage import ANCESTORS
 
 WAIT_S = 0.5
@@ -54,7 +54,7 @@ class ResumeFile:
     def path(self) -> Path:
         """The file, which may not exist."""
         folder = os.environ.get("RESUME_DIR")
-        return (Path(folder) if folder else cache_folder() / "resume") / f"{self.name}.safetensors"
+        return (user_path(folder) if folder else cache_folder() / "resume") / f"{self.name}.safetensors"
 
     def check_place(self, num_bytes: int) -> None:
         """Find out before training begins whether states can be saved.
@@ -88,10 +88,10 @@ class ResumeFile:
             SystemExit: If `stop` says so meanwhile.
         """
         with ExitStack() as held:
-            with _lock(self.path.with_suffix(".waiting"), fcntl.LOCK_SH):
+            with lock(self.path.with_suffix(".waiting"), fcntl.LOCK_SH):
                 for attempt in itertools.count():
                     try:
-                        held.enter_context(_lock(self.path.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB))
+                        held.enter_context(lock(self.path.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB))
                         break
                     except BlockingIOError:
                         if attempt == 0:
@@ -128,32 +128,12 @@ class ResumeFile:
     def delete(self) -> None:
         """Forget the state, after success, unless another process waits for it."""
         try:
-            with _lock(self.path.with_suffix(".waiting"), fcntl.LOCK_EX | fcntl.LOCK_NB) as waiting:
+            with lock(self.path.with_suffix(".waiting"), fcntl.LOCK_EX | fcntl.LOCK_NB) as waiting:
                 self.path.unlink(missing_ok=True)
                 self.path.with_suffix(".lock").unlink(missing_ok=True)
                 waiting.unlink(missing_ok=True)
         except BlockingIOError:
             pass
-
-
-@contextmanager
-def _lock(path: Path, kind: int) -> Iterator[Path]:
-    """Hold a lock on a file for as long as the block runs; it ends with the process at the latest.
-
-    Raises:
-        BlockingIOError: If `kind` does not wait and another process holds the lock.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with path.open("ab") as file:
-            fcntl.flock(file, kind)
-            try:
-                current = os.fstat(file.fileno()).st_ino == path.stat().st_ino
-            except FileNotFoundError:
-                current = False
-            if current:  # else another process has deleted the file meanwhile
-                yield path
-                return
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
