@@ -108,6 +108,7 @@ def export(model: str, path: Path) -> None:
     named = onnx_path(model, "int8")
     if not named.is_file():
         raise ValueError(f"{named} must be the file of {model}-int8, found none; run dvc pull --allow-missing")
+    read_evaluated(named, evaluation_path(model, "int8"))  # before it is opened
     int8 = open_session(named, threads=1)
     classes = json.loads(int8.get_modelmeta().custom_metadata_map["classes"])
     print(f"exporting {model}", flush=True)

@@ -102,12 +102,11 @@ def customary(images: Images, device: torch.device) -> Callable[[], None]:
     return step
 
 
-def ours(images: Images, device: torch.device, **changes: object) -> Callable[[], None]:
-    """A function that makes one step of our loop, on whole images, with `changes` to the recipe of the preset."""
-    whole = {"device": device.type, "image_sizes": {32: 1}, "muon_lr": None}  # SGD, as in the customary loop
-    recipe = RECIPES[device.type].model_copy(update=whole | changes)
-    run = Run(new_model(), images, recipe=recipe, compute=Compute(device=device.type))
-    steps = iter(range(run.num_steps))
+def ours(images: Images, compute: Compute) -> Callable[[], None]:
+    """A function that makes one step of our loop, on whole images, by SGD, as in the customary loop."""
+    recipe = RECIPES[compute.device].model_copy(update={"image_sizes": {32: 1}, "muon_lr": None})
+    run = Run(new_model(), images, recipe=recipe, compute=compute)
+    steps = iter(range(run.batches.num_steps))
     return lambda: run.train_step(next(steps))
 
 

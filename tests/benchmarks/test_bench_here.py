@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import here
+from stages.lib.artifacts import evaluation_path, write_json
 from stages.lib.models import MODELS, Model
 from stages.lib.network.checkpoint import save_model
 from stages.lib.network.googlenet import GoogLeNet
@@ -55,12 +56,21 @@ def test_nothing_pulled_names_the_remedy_with_torch_too() -> None:
 def test_missing_fp32_file_is_exported_elsewhere(pulled: Path, tiny: GoogLeNet) -> None:
     classes = [str(label) for label in range(tiny.architecture.num_classes)]
     export_onnx(tiny, pulled / "artifacts/int8/base.onnx", classes=classes)  # read for its class names alone
+    digest = hashlib.sha256((pulled / "artifacts/int8/base.onnx").read_bytes()).hexdigest()
+    write_json(evaluation_path("base", "int8"), {"file_sha256": digest})
     save_model(tiny, pulled / "artifacts/models/base.safetensors")
     exports = pulled / "exports"
     paths = here.find_files([BASE], exports=exports)
     assert paths["base"] == exports / "base.onnx"
     assert paths["base"].read_bytes() == (pulled / "artifacts/int8/base.onnx").read_bytes()
     assert not (pulled / "artifacts/fp32").exists()
+
+
+def test_a_file_that_was_not_evaluated_is_not_opened(pulled: Path) -> None:
+    (pulled / "artifacts/int8/base.onnx").write_bytes(b"hostile")
+    write_json(evaluation_path("base", "int8"), {"file_sha256": "0" * 64})
+    with pytest.raises(ValueError, match=r"int8/base.onnx must hold the file that was evaluated"):
+        here.find_files([BASE], exports=pulled / "exports")
 
 
 def test_table_has_every_field_and_ratios_to_base() -> None:
