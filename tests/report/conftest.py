@@ -1,13 +1,14 @@
-"""What the tests of the report share."""
+"""A run to make a report from."""
 
 from pathlib import Path
 
 import pytest
-from made_up_run import Run
+
+from tests.report.run import Run
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run that is made up, in a folder that is made the current one."""
+    """The recorded run's parameters, CIFAR-100, in a folder that is the current one."""
     monkeypatch.chdir(tmp_path)
     return Run()

@@ -1,119 +1,189 @@
-"""Files of other stages are read whole or refused in one line that names them."""
+"""Files that another stage, an editor or a full disk spoiled."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up_run import Run, accuracy
 
-from stages.lib.artifacts import (
-    compression_path,
-    curve_path,
-    evaluation_path,
-    profile_path,
-    quantization_path,
-    training_path,
+from stages import report
+from stages.lib import artifacts
+from stages.lib.models import MODELS
+from stages.lib.params import load_params
+from stages.lib.report.figures import draw_channels, draw_curves, draw_tradeoffs
+from stages.lib.report.results import read_curve, read_findings
+from stages.lib.report.tables import metrics, variant_rows
+from stages.lib.stage import one_line_errors
+from tests.report.run import HEADER, NUM_IMAGES, ROUNDS, Run, accuracy, latencies
+
+VARIANTS = [name + suffix for name in MODELS for suffix in ("", "-int8")][1:]
+WRONG_VALUES = ("text", float("nan"), float("inf"), -1, 10**400, 1e300, None, [], {})
+WRONG_CELLS = ("text", "nan", "inf", "-1", "1e300", "1e999", '"', '"1"2', "\0", "1,2,3", "９９" * 99)
+
+
+def inputs() -> list[Path]:
+    return sorted([*Path("artifacts").rglob("*.json"), *Path("reports/curves").glob("*.csv")])
+
+
+def refusal(path: Path) -> str:
+    """How the stage ends because of a file: with one line that names it."""
+    with pytest.raises(SystemExit) as ended, one_line_errors("report"):
+        report.main()
+    message = ended.value.code
+    assert isinstance(message, str) and message.isprintable(), message
+    assert message.startswith("report: ") and str(path) in message and "dvc repro" in message, message
+    return message
+
+
+def places(container: Any) -> Iterator[tuple[Any, Any]]:
+    """Each place of a number or text, as a container and a key; of a list and of the variants only the first."""
+    keys = range(1) if isinstance(container, list) else [key for key in container if key not in VARIANTS]
+    for key in keys:
+        if not isinstance(container[key], dict | list):
+            yield container, key
+        elif container[key]:
+            yield from places(container[key])
+
+
+@pytest.fixture
+def old_report(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """A report that must stay as it is."""
+    params = load_params()
+    monkeypatch.setattr(report, "load_params", lambda: params)  # read once, for speed
+    outputs = (artifacts.REPORTS / "report.md", artifacts.METRICS)
+    for path in outputs:
+        path.write_text("old", encoding="utf-8")
+    yield run
+    assert [path.read_text(encoding="utf-8") for path in outputs] == ["old", "old"]
+    assert not Path("reports/figures").exists() and not list(Path().rglob("*.tmp"))
+
+
+@pytest.mark.usefixtures("old_report")
+@pytest.mark.parametrize(
+    "spoiled",
+    [b"", b"\n", b"null", b"[]", b"{}", b"0", b"\xff\xfe\x00", b"[" * 50_000, b'{"a":' * 50_000, b"1" * 5000, None],
+    ids=["empty", "blank", "null", "list", "object", "number", "binary", "deep", "deep objects", "long", "truncated"],
 )
-from stages.lib.report.results import read_findings
-
-PATHS = (
-    evaluation_path("base", "int8"),
-    profile_path(),
-    training_path("lowrank"),
-    quantization_path("base"),
-    compression_path("structured"),
-    curve_path("distilled"),
-)
+def test_a_spoiled_file_ends_the_stage_with_a_line_that_names_it(spoiled: bytes | None) -> None:
+    for path in inputs():
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-9] if spoiled is None else spoiled)
+        refusal(path)
+        path.write_bytes(whole)
 
 
-def assert_refused(run: Run, path: Path, *, naming: str = "") -> None:
-    with pytest.raises(ValueError, match="dvc repro") as refused:
-        run.results()
-    message = str(refused.value)
-    assert message.startswith(str(path))
-    assert naming in message
-    assert "\n" not in message
+@pytest.mark.usefixtures("old_report")
+def test_a_missing_file_is_named() -> None:
+    for path in inputs():
+        whole = path.read_bytes()
+        path.unlink()
+        assert "is missing" in refusal(path)
+        path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("path", PATHS, ids=str)
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]\n", b"null", None], ids=repr)
-def test_a_spoiled_file_is_refused(run: Run, path: Path, content: bytes | None) -> None:
-    truncated = path.read_bytes()[:-20].rstrip(b"\n0123456789.")
-    path.write_bytes(truncated if content is None else content)
-    assert_refused(run, path)
+@pytest.mark.usefixtures("old_report")
+@pytest.mark.parametrize("kind", ["compression", "evaluation", "profile", "quantization", "training"])
+def test_a_wrong_value_ends_the_stage_with_a_line_that_names_the_file(kind: str) -> None:
+    path = next(path for path in inputs() if kind in str(path))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for container, key in places(content):
+        right = container[key]
+        takes_text = key == "gpu" or (isinstance(right, str) and key != "missed_hex")
+        for wrong in WRONG_VALUES:
+            if wrong is not right and not (takes_text and wrong == "text"):
+                container[key] = wrong
+                path.write_text(json.dumps(content), encoding="utf-8")
+                refusal(path)
+        container[key] = right
 
 
 @pytest.mark.parametrize(
-    ("values", "key"),
+    ("path", "values"),
     [
-        ({"top1_error_pct": float("nan")}, "top1_error_pct"),
-        ({"top1_error_pct": 12.0}, "top1_error_pct"),
-        ({"top5_error_pct": "?"}, "top5_error_pct"),
-        ({"top5_error_pct": 101}, "top5_error_pct"),
-        ({"num_images": 0}, "num_images"),
-        ({"missed_hex": "0xg"}, "missed_hex"),
-        ({"missed_hex": "ff"}, "missed_hex"),
-        (accuracy(20, num_images=500), "num_images"),
+        (artifacts.evaluation_path("base", "fp32"), accuracy(range(5)) | {"top1_error_pct": 5.0}),
+        (artifacts.evaluation_path("base", "fp32"), {"missed_hex": "ff"}),
+        (artifacts.evaluation_path("lowrank", "int8"), accuracy(range(20), num_images=NUM_IMAGES - 8)),
+        (artifacts.profile_path(), {"rounds": ROUNDS + 1}),
+        (artifacts.profile_path(), {"variants": {}}),
+        (artifacts.profile_path(), {"eager": {}}),
+        (artifacts.profile_path(), {"variants": {"\x1b[31m\n\ud800": 3}}),
+        (artifacts.quantization_path("base"), {"candidates": []}),
+        (artifacts.quantization_path("base"), {"packed_bytes": {"int8": 1}}),
+        (artifacts.compression_path("structured"), {"widths": [64] * 3}),
+        (artifacts.compression_path("lowrank"), {"ranks": [8, 8]}),
     ],
 )
-def test_a_wrong_accuracy_is_named_by_its_key(run: Run, values: dict[str, Any], key: str) -> None:
-    run.change(evaluation_path("structured", "int8"), **values)
-    assert_refused(run, evaluation_path("structured", "int8"), naming=key)
+def test_numbers_that_contradict_each_other_are_refused(old_report: Run, path: Path, values: dict[str, Any]) -> None:
+    old_report.change(path, **values)
+    refusal(path)
+
+
+def test_a_latency_of_next_to_nothing_is_refused(old_report: Run) -> None:
+    old_report.change_cost("base", latency_rounds_ms=[1e-300] * ROUNDS)
+    assert "variants.base.latency_rounds_ms.0: " in refusal(artifacts.profile_path())
+
+
+@pytest.mark.parametrize("cell", WRONG_CELLS)
+def test_a_wrong_cell_of_a_curve_is_refused(old_report: Run, cell: str) -> None:
+    whole = ["0", "1.5", "85.1", "32", "85.1"]
+    for column in range(len(whole)):
+        old_report.write_curve("lowrank", HEADER, ",".join([*whole[:column], cell, *whole[column + 1 :]]))
+        refusal(artifacts.curve_path("lowrank"))
 
 
 @pytest.mark.parametrize(
-    "values",
+    "lines",
     [
-        {"latency_cpu_ms": 0.0, "latency_rounds_ms": [1.0] * 3},
-        {"latency_rounds_ms": [1.0, 0.0, 1.0]},
-        {"latency_rounds_ms": []},
-        {"latency_rounds_ms": [1.0] * 4},
-        {"file_bytes": -1},
-        {"macs": 10**400},
-        {"memory_mb": float("inf")},
+        [HEADER],
+        ["a,b", "1,2"],
+        ["1,2", "3,4"],
+        [HEADER, "1,1.5,50"],
+        [HEADER, "1,1.5,50,,", "1,1.4,49,,"],
+        [HEADER, "2,1.5,50,,", "1,1.4,49,,"],
+        [HEADER, "1,1.5,,,"],
+        [HEADER, ",1.5,50,,"],
+        [HEADER, "1" * 200_000],
     ],
 )
-def test_a_wrong_cost_is_refused(run: Run, values: dict[str, Any]) -> None:
-    run.change_cost("lowrank", **values)
-    assert_refused(run, profile_path(), naming=next(iter(values)) if len(values) == 1 else "latency_cpu_ms")
+def test_a_curve_of_another_shape_is_refused(old_report: Run, lines: list[str]) -> None:
+    old_report.write_curve("base", *lines)
+    refusal(artifacts.curve_path("base"))
 
 
-@pytest.mark.parametrize(("engine", "name"), [("variants", "distilled-int8"), ("eager", "lowrank")])
-def test_a_profile_must_have_every_variant(run: Run, engine: str, name: str) -> None:
-    costs = json.loads(profile_path().read_text())[engine]
-    run.change(profile_path(), **{engine: {key: cost for key, cost in costs.items() if key != name}})
-    assert_refused(run, profile_path(), naming=name)
+def test_a_curve_from_before_image_sizes_is_read(run: Run) -> None:
+    run.write_curve("base", "epoch,train_loss,val_error_pct,lr,images_per_s", "0.5,4.5,90.25,0.1,612.5", "1,4,88,0.1,")
+    rows = [(row.epoch, row.train_loss, row.val_error_pct) for row in read_curve(artifacts.curve_path("base"))]
+    assert rows == [(0.5, 4.5, 90.25), (1, 4, 88)]
+    run.render()
 
 
-@pytest.mark.parametrize(
-    "row", ["1,2.0", "1,2.0,nan,24,50,0.1", "1,x,50,24,50,0.1", "1,2.0,500,24,50,0.1", "0,,50,,,0", "2,,50,,,0,7", '"']
-)
-def test_a_wrong_row_of_a_curve_is_refused(run: Run, row: str) -> None:
-    path = curve_path("structured")
-    path.write_text(f"epoch,train_loss,val_error_pct,image_size,val_error_at_size_pct,lr\n0,,85,,,0\n{row}\n")
-    assert_refused(run, path)
-
-
-def test_a_curve_of_a_header_alone_is_refused(run: Run) -> None:
-    curve_path("base").write_text("epoch,train_loss,val_error_pct\n")
-    assert_refused(run, curve_path("base"))
-
-
-def test_a_curve_may_lack_the_columns_of_image_sizes(run: Run) -> None:
-    run.write_curve("base", num_epochs=2, sizes=False)
-    first = run.results().curves["base"][0]
-    assert (first.val_error_pct, first.image_size, first.val_error_at_size_pct) == (89.5, None, None)
-
-
-def test_a_shape_must_have_an_entry_for_each_layer(run: Run) -> None:
-    run.change(compression_path("lowrank"), ranks=[0, 1])
-    assert_refused(run, compression_path("lowrank"), naming="ranks")
-
-
-def test_findings_may_be_missing_but_must_be_text(tmp_path: Path) -> None:
-    path = tmp_path / "findings.md"
+@pytest.mark.usefixtures("old_report")
+def test_findings_may_be_missing_but_not_be_binary() -> None:
+    path = Path("reports/findings.md")
     assert read_findings(path) == ""
-    path.write_bytes(b"\xff\xff")
-    with pytest.raises(ValueError, match=r"findings.md must be text"):
-        read_findings(path)
+    path.write_bytes(b"\xef\xbb\xbf<!-- line -->\r\n")  # as Windows writes it
+    assert read_findings(path) == "<!-- line -->\n"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(SystemExit, match=re.escape(str(path))), one_line_errors("report"):
+        report.main()
+
+
+@pytest.mark.parametrize("size", ["smallest", "largest"])
+def test_numbers_at_their_limits_make_a_report(run: Run, size: str) -> None:
+    """What the schemas let through, nothing after them stumbles over."""
+    count, latency, number, share = (1, 1e-6, 0, 0) if size == "smallest" else (10**15, 1e12, 1e12, 100)
+    for variant in ("base-int8", "lowrank"):
+        run.change_cost(variant, **latencies("cpu", latency), latency_cpu_p5_ms=latency, latency_cpu_p95_ms=latency)
+        run.change_cost(variant, file_bytes=count, num_parameters=count, macs=count, memory_mb=number)
+    run.change(artifacts.profile_path(), "eager", "base", **latencies("eager", latency), latency_cuda_ms=number)
+    run.change(artifacts.training_path("base"), num_train_images=count, seconds=number)
+    run.change(artifacts.evaluation_path("base", "int8"), **accuracy(range(NUM_IMAGES * share // 100)))
+    run.change(artifacts.compression_path("lowrank"), widths=[count], base_widths=[count], ranks=[count, 0])
+    run.write_curve("base", HEADER, f"{number},{number},{share},{count},{share}")
+    results = run.results()
+    rows = variant_rows(results)
+    assert "inf" not in json.dumps(metrics(rows)) and "| `lowrank` |" in run.render()
+    for figure in (draw_curves(results), draw_tradeoffs(rows), draw_channels(results.compression)):
+        assert figure.rstrip().endswith("</svg>")

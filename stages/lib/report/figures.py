@@ -18,6 +18,7 @@ LABEL_DISTANCE = 0.05  # of the width of the axes, from the point to its name
 RIGHT_UP_TO = 0.6  # of the width of the axes: names stand on the right of points up to here, else on the left
 FEW_EPOCHS = 30  # up to here each epoch gets a dot, so that a single one can be seen
 Panel = tuple[str, str, str, Sequence[int], Sequence[int]]  # model, title, label, what is left, what was there
+COLORS = {model: f"C{index}" for index, model in enumerate(MODELS)}
 
 
 def draw_curves(results: Results) -> str:
@@ -29,13 +30,13 @@ def draw_curves(results: Results) -> str:
     panels = figure.subplots(len(sections), 2, squeeze=False)
     for (section, curves), (error_axes, loss_axes) in zip(sections.items(), panels, strict=True):
         for name, curve in curves.items():
-            style = {"color": _color(name), "marker": "o" if len(curve) <= FEW_EPOCHS else None, "markersize": 4}
+            style = {"color": COLORS[name], "marker": "o" if len(curve) <= FEW_EPOCHS else None, "markersize": 4}
             label = f"{name}, {curve[-1].val_error_pct:.2f} % at the end"
             error_axes.plot(*_points(curve, "val_error_pct"), label=label, **style)
             if any(row.val_error_at_size_pct not in (None, row.val_error_pct) for row in curve):
                 label = f"{name}, at the size trained on"
                 points = _points(curve, "val_error_at_size_pct")
-                error_axes.plot(*points, label=label, color=_color(name), linestyle=":")
+                error_axes.plot(*points, label=label, color=COLORS[name], linestyle=":")
             loss_axes.plot(*_points(curve, "train_loss"), label=name, **style)
         for axes, label in ((error_axes, "validation error, %"), (loss_axes, "training loss")):
             axes.set(title=section, xlabel="epoch", ylabel=label)
@@ -62,9 +63,13 @@ def draw_channels(compression: Mapping[str, Compression]) -> str:
     for axes, (model, title, label, left, before) in zip(all_axes, panels, strict=True):
         layers = range(1, len(before) + 1)
         axes.bar(layers, before, color="0.85", width=0.9, label="output channels of base")
-        axes.bar(layers, left, color=_color(model), width=0.6, label=label)
-        axes.set(title=f"{model}: {title}", xlabel="convolution, in forward order", ylabel="channels")
-        axes.set_xlim(0, len(before) + 1)
+        axes.bar(layers, left, color=COLORS[model], width=0.6, label=label)
+        axes.set(
+            title=f"{model}: {title}",
+            xlabel="convolution, in forward order",
+            ylabel="channels",
+            xlim=(0, len(before) + 1),
+        )
         axes.legend(fontsize="small")
     return _svg(figure)
 
@@ -84,7 +89,7 @@ def draw_tradeoffs(rows: Sequence[VariantRow]) -> str:
                 row.accuracy.top1_error_pct,
                 yerr=standard_error_pct(row.accuracy),
                 fmt="o" if row.precision == "fp32" else "s",
-                color=_color(row.model.name),
+                color=COLORS[row.model.name],
                 elinewidth=0.8,
             )
         axes.set(xlabel=label, xlim=(0, 1.1 * max(map(cost, rows))))
@@ -147,10 +152,6 @@ def _spread(heights: Sequence[float]) -> list[float]:
         spread[index] = min(spread[index], top)
         top = spread[index] - LABEL_SPACING
     return spread
-
-
-def _color(model: str) -> str:
-    return f"C{list(MODELS).index(model)}"
 
 
 def _svg(figure: Figure) -> str:

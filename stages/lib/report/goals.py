@@ -5,10 +5,9 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import reduce
 from typing import Any, Literal
 
-from stages.lib.models import MODELS, variant_name
+from stages.lib.models import MODELS, PRECISIONS, variant_name
 from stages.lib.params import Params
 from stages.lib.report.formatting import times
 from stages.lib.report.results import Results
@@ -24,6 +23,11 @@ FULL_WIDTH: tuple[Setting, ...] = (("model.width", "=", 1.0),)
 STRUCTURED: tuple[Setting, ...] = (("prune.ratio", "≥", 0.2),)
 UNSTRUCTURED: tuple[Setting, ...] = (("prune.sparsity", "≥", 0.8),)
 FLAGSHIP = "flagship"
+PARENTS = {  # what each variant was made from
+    variant_name(model, precision): "base" if precision == "fp32" else model
+    for model in MODELS
+    for precision in PRECISIONS
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Verdict:
     """A goal beside what was measured.
 
     Attributes:
-        parent: What the variant was made from: the fp32 model of an int8 one, else `base`.
+        parent: What the variant was made from.
         measured: Rounded as it is shown, so that number and verdict never disagree.
         noise: Two standard errors of an error, a share of a ratio of latencies.
         missed_by: How far the number is from the goal, 0 or less where it is met.
@@ -97,24 +101,21 @@ class Verdict:
 def verdicts(results: Results) -> list[Verdict]:
     """A verdict on each goal that is set for such a run, for each variant that it names; those of the flagship last."""
     goals = [goal for goal in GOALS if not _unmet(goal, results.params)]
-    names = list(results.accuracy)
-    made = [_judge(goal, name, results) for goal in goals for name in names if fnmatchcase(name, goal.variants)]
-    together = [[_judge(goal, name, results) for goal in goals if goal.variants == FLAGSHIP] for name in names]
+    made = [_judge(goal, name, results) for goal in goals for name in PARENTS if fnmatchcase(name, goal.variants)]
+    together = [[_judge(goal, name, results) for goal in goals if goal.variants == FLAGSHIP] for name in PARENTS]
     return made + min(together, key=lambda each: (sum(one.shortfall for one in each), [one.measured for one in each]))
 
 
 def left_out(params: Params) -> list[tuple[str, str, Any, Any]]:
     """What keeps goals from being judged: a setting that they are made for, and the value of this run."""
     unmet = dict.fromkeys(setting for goal in GOALS for setting in _unmet(goal, params))
-    return [(*setting, _read(params, setting[0])) for setting in unmet]
+    return [(*setting, operator.attrgetter(setting[0])(params)) for setting in unmet]
 
 
 def _judge(goal: Goal, variant: str, results: Results) -> Verdict:
-    int8_of = {variant_name(model, "int8"): model for model in MODELS}
-    parent = int8_of.get(variant, "base")
-    measured, noise = _measure(goal.measure, variant, parent, results)
+    measured, noise = _measure(goal.measure, variant, PARENTS[variant], results)
     missed_by = goal.limit - measured if goal.measure in TO_BE_LARGE else measured - goal.limit
-    return Verdict(goal, variant, parent, measured, noise, round(missed_by, 2))
+    return Verdict(goal, variant, PARENTS[variant], measured, noise, round(missed_by, 2))
 
 
 def _measure(measure: Measure, variant: str, parent: str, results: Results) -> tuple[float, float]:
@@ -137,8 +138,8 @@ def _measure(measure: Measure, variant: str, parent: str, results: Results) -> t
 
 
 def _unmet(goal: Goal, params: Params) -> list[Setting]:
-    return [each for each in goal.settings if not RELATIONS[each[1]](_read(params, each[0]), each[2])]
-
-
-def _read(params: Params, path: str) -> Any:
-    return reduce(getattr, path.split("."), params)
+    return [
+        (path, relation, value)
+        for path, relation, value in goal.settings
+        if not RELATIONS[relation](operator.attrgetter(path)(params), value)
+    ]

@@ -1,5 +1,6 @@
 """The report in Markdown: rows, published numbers and findings, laid out by a template."""
 
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,18 @@ from stages.lib.report.results import Results
 from stages.lib.report.statistics import Difference
 from stages.lib.report.tables import VariantRow, model_rows, original_rows, recommended, variant_rows
 
-ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 FOLDER = Path(__file__).parent
-FILTERS = ["count", "duration", "fixed", "megabytes", "milliseconds", "percent", "ratio", "significant", "times"]
+FILTERS = (
+    formatting.count,
+    formatting.duration,
+    formatting.fixed,
+    formatting.megabytes,
+    formatting.milliseconds,
+    formatting.percent,
+    formatting.ratio,
+    formatting.significant,
+    formatting.times,
+)
 
 
 def render_report(results: Results, *, findings: str) -> str:
@@ -36,8 +46,7 @@ def render_report(results: Results, *, findings: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
-    environment.filters |= {"code": code, "difference": difference}
+    environment.filters |= {function.__name__: function for function in (code, difference, *FILTERS)}
     return environment.get_template("report.md.j2").render(_context(results, findings))
 
 
@@ -84,5 +93,4 @@ def escape(value: Any) -> Markup:
     if isinstance(value, Markup):
         return value
     printable = "".join(char if char.isprintable() else " " for char in str(value))
-    escaped = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", printable)
-    return Markup("".join(ENTITIES.get(char, char) for char in escaped))
+    return Markup(re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", html.escape(printable, quote=False)))

@@ -11,14 +11,22 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stages.lib import artifacts
-from stages.lib.models import MODELS, PRECISIONS, Precision, variant_name
+from stages.lib.artifacts import (
+    compression_path,
+    curve_path,
+    evaluation_path,
+    profile_path,
+    quantization_path,
+    read_json,
+    training_path,
+)
+from stages.lib.models import MODELS, PRECISIONS, variant_name
 from stages.lib.params import Params
 
 REMEDY = "run dvc repro to write it anew"
 Count = Annotated[int, Field(ge=1, le=10**15)]
 Percentage = Annotated[float, Field(ge=0, le=100)]
-Positive = Annotated[float, Field(gt=0, le=1e12)]
+Milliseconds = Annotated[float, Field(ge=1e-6, le=1e12)]  # ratios of them stay finite
 NonNegative = Annotated[float, Field(ge=0, le=1e12)]
 
 
@@ -53,31 +61,26 @@ class Accuracy(Measured):
         return self
 
 
-class Timed(Measured):
-    """What was run in turns with others."""
-
-    latency_rounds_ms: list[Positive] = Field(description="The median of each round")
-
-
-class Cost(Timed):
+class Cost(Measured):
     """What one ONNX model costs in ONNX Runtime: time and memory of one image at a time."""
 
     num_parameters: Count
     num_nonzero_parameters: Count
     macs: Count
-    onnx_bytes: Count = Field(description="The plain ONNX file")
     file_bytes: Count = Field(description="What ships: the packed file of a packed model, the ONNX file otherwise")
-    latency_cpu_ms: Positive
-    latency_cpu_p5_ms: Positive
-    latency_cpu_p95_ms: Positive
+    latency_cpu_ms: Milliseconds
+    latency_cpu_p5_ms: Milliseconds
+    latency_cpu_p95_ms: Milliseconds
+    latency_rounds_ms: list[Milliseconds] = Field(description="The median of each round")
     memory_mb: NonNegative
 
 
-class EagerCost(Timed):
+class EagerCost(Measured):
     """What one fp32 model costs in PyTorch eager mode, as in the original report; None where there was no GPU."""
 
     checkpoint_bytes: Count
-    latency_eager_ms: Positive
+    latency_eager_ms: Milliseconds
+    latency_rounds_ms: list[Milliseconds] = Field(description="The median of each round")
     memory_mb: NonNegative
     profiler_cpu_ms: NonNegative
     latency_cuda_ms: NonNegative | None
@@ -114,7 +117,7 @@ class Profile(Measured):
         names = {variant_name(model, precision) for model, precision in product(MODELS, PRECISIONS)}
         if missing := (names - set(self.variants)) | (set(MODELS) - set(self.eager)):
             raise ValueError(f"must have the costs of {min(missing)}")
-        costs: list[Timed] = [*self.variants.values(), *self.eager.values()]
+        costs: list[Cost | EagerCost] = [*self.variants.values(), *self.eager.values()]
         for cost in costs:
             if len(cost.latency_rounds_ms) != self.rounds:
                 raise ValueError(f"latency_rounds_ms must have rounds ({self.rounds}) entries")
@@ -131,6 +134,13 @@ class Training(Measured):
     num_val_images: Count
 
 
+class PackedBytes(Measured):
+    """What the ONNX files of a model would take, packed as sparse ones are."""
+
+    fp32: Count
+    int8: Count
+
+
 class Quantization(Measured):
     """`artifacts/quantization/<model>.json`: the calibration chosen on the validation images."""
 
@@ -140,9 +150,7 @@ class Quantization(Measured):
     val_error_pct: Percentage
     fp32_val_error_pct: Percentage = Field(description="Of the exported file; a curve may be in bf16")
     candidates: list[Any] = Field(min_length=1)
-    packed_bytes: dict[Precision, Count] = Field(
-        description="What the ONNX files would take, packed as sparse ones are"
-    )
+    packed_bytes: PackedBytes
 
 
 class Compression(Measured):
@@ -150,7 +158,9 @@ class Compression(Measured):
 
     widths: list[Count] = Field(min_length=1, description="Output channels of each convolution, in forward order")
     base_widths: list[Count]
-    ranks: list[Annotated[int, Field(ge=0)]] = Field(description="Of each layer, 0 for whole; empty for all whole")
+    ranks: list[Annotated[int, Field(ge=0, le=10**15)]] = Field(
+        description="Of each convolution and the linear layer, 0 for whole"
+    )
 
     @model_validator(mode="after")
     def _lists_have_an_entry_for_each_layer(self) -> Self:
@@ -173,8 +183,12 @@ class Epoch(Measured):
 class Results:
     """Everything that the report is made from.
 
-    `accuracy` is by variant, `compression` by fine-tuned model, the others by model; `base` comes first. A curve is of
-    the last training of its model.
+    Attributes:
+        accuracy: Of each variant, `base` first, each model's int8 variant after its fp32 one.
+        curves: Epochs of the last training of each model.
+        training: What these took.
+        quantization: How the int8 variant of each model was calibrated.
+        compression: Widths and ranks of each fine-tuned model.
     """
 
     params: Params
@@ -195,21 +209,19 @@ def read_results(params: Params) -> Results:
     """
     accuracy: dict[str, Accuracy] = {}
     for model, precision in product(MODELS, PRECISIONS):
-        path = artifacts.evaluation_path(model, precision)
+        path = evaluation_path(model, precision)
         accuracy[variant_name(model, precision)] = read = read_file(path, Accuracy)
         if read.num_images != (expected := accuracy["base"].num_images):
             raise ValueError(f"{path} must have num_images {expected}, got {read.num_images}; {REMEDY}")
     return Results(
         params=params,
         accuracy=accuracy,
-        profile=read_file(artifacts.profile_path(), Profile),
-        curves={model: read_curve(artifacts.curve_path(model)) for model in MODELS},
-        training={model: read_file(artifacts.training_path(model), Training) for model in MODELS},
-        quantization={model: read_file(artifacts.quantization_path(model), Quantization) for model in MODELS},
+        profile=read_file(profile_path(), Profile),
+        curves={model: read_curve(curve_path(model)) for model in MODELS},
+        training={model: read_file(training_path(model), Training) for model in MODELS},
+        quantization={model: read_file(quantization_path(model), Quantization) for model in MODELS},
         compression={
-            name: read_file(artifacts.compression_path(name), Compression)
-            for name, model in MODELS.items()
-            if model.finetuned
+            name: read_file(compression_path(name), Compression) for name, model in MODELS.items() if model.finetuned
         },
     )
 
@@ -217,7 +229,7 @@ def read_results(params: Params) -> Results:
 def read_file(path: Path, schema: type[File]) -> File:
     """Read a JSON file that another stage wrote."""
     try:
-        return schema.model_validate(artifacts.read_json(path))
+        return schema.model_validate(read_json(path))
     except ValidationError as error:
         raise _unexpected(path, error) from None
 
@@ -227,9 +239,11 @@ def read_curve(path: Path) -> list[Epoch]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
-        if not rows or any(None in row or None in row.values() for row in rows):
-            raise ValueError("must have a header, then a row for each epoch, with as many cells")
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError("each row must have as many cells as the header")
         epochs = [Epoch.model_validate({key: cell or None for key, cell in row.items()}) for row in rows]
+        if not epochs:
+            raise ValueError("must have a row for each epoch, got none")
         if [row.epoch for row in epochs] != sorted({row.epoch for row in epochs}):
             raise ValueError("epoch must rise from row to row")
     except ValidationError as error:
@@ -250,5 +264,6 @@ def read_findings(path: Path) -> str:
 def _unexpected(path: Path, error: ValidationError) -> ValueError:
     """The first problem that pydantic found, in one line."""
     details = error.errors()[0]
-    key = "".join(f"{part}: " for part in details["loc"])
-    return ValueError(f"{path} is not as expected: {key}{details['msg'].removeprefix('Value error, ')}; {REMEDY}")
+    place = ".".join(map(str, details["loc"])).encode("unicode_escape").decode()  # a key may be any text
+    problem = details["msg"].removeprefix("Value error, ")
+    return ValueError(f"{path} is not as expected: {place}{': ' if place else ''}{problem}; {REMEDY}")
