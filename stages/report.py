@@ -23,8 +23,11 @@ def main() -> None:
         REPORTS / "report.md": render_report(results, findings=findings),
         METRICS: json.dumps(metrics(rows), indent=2) + "\n",
     }
+    channels = REPORTS / "figures" / "channels.svg"
     if shows_channels(results.compression):
-        outputs[REPORTS / "figures" / "channels.svg"] = draw_channels(results.compression)
+        outputs[channels] = draw_channels(results.compression)
+    else:
+        channels.unlink(missing_ok=True)
     for path, text in outputs.items():
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -1,13 +1,22 @@
 """How a stage ends when something is wrong."""
 
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from stages.lib import stage
 from stages.lib.images import read_images
 from stages.lib.network.checkpoint import load_model
 from stages.lib.stage import one_line_errors
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("read", [read_images, load_model, Path.read_bytes])
@@ -42,3 +51,29 @@ def test_an_interrupt_is_one_line_and_no_success(capsys: pytest.CaptureFixture[s
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(KeyError), one_line_errors("train"):
         raise KeyError("bug")
+
+
+def test_sigterm_closes_what_is_open_and_is_no_success(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, one_line_errors("quantize"), tempfile.TemporaryDirectory(dir=tmp_path):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.code == 143
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_interrupt_during_the_imports_is_one_line() -> None:
+    code = "import stages; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stderr, done.returncode != 0) == ("interrupted\n", True)
+
+
+@pytest.mark.parametrize(("parents", "gone"), [([1], True), ([77], False), ([], False)])
+def test_a_stage_whose_dvc_has_died_before_it_began_is_an_orphan(
+    monkeypatch: pytest.MonkeyPatch, parents: list[int], gone: bool
+) -> None:
+    monkeypatch.setattr(stage, "_is_dvc", lambda _: False)
+    ancestors = stage.Ancestors()
+    ancestors._below_dvc = [SimpleNamespace(ppid=lambda parent=parent: parent) for parent in parents]  # type: ignore[misc]
+    ancestors._parents = parents
+    assert ancestors.dvc_is_gone() == gone

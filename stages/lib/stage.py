@@ -3,6 +3,7 @@
 import itertools
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,10 +54,12 @@ def one_line_errors(stage: str) -> Iterator[None]:
     """End the process with one line and exit code 1 on a ValueError or OSError, which the library words for users.
 
     A GPU whose memory is full ends it likewise, in words of ours.
-    Ctrl-C ends it with one line, too, and 130; training, which saves its state first, has a line of its own.
+    Ctrl-C ends it with one line, too, and 130; training, which saves its state first, has a line of its own. SIGTERM
+    ends it with 143, after temporary files are deleted.
     """
     try:
-        yield
+        with _signal_raises(signal.SIGTERM):
+            yield
     except FileNotFoundError as error:
         sys.exit(f"{stage}: {error.filename or _one_line(error)} is missing; dvc repro makes it first")
     except (ValueError, OSError) as error:
@@ -68,6 +71,20 @@ def one_line_errors(stage: str) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; the same command starts it anew", file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def _signal_raises(number: int) -> Iterator[None]:
+    """Let a signal end the process by SystemExit, so that what is open is closed."""
+
+    def end(*_: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _one_line(error: Exception) -> str:
