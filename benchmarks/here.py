@@ -46,13 +46,12 @@ def main() -> None:
     """Read the models and what was recorded of them, print a table."""
     params = load_params()
     threads = count_threads(params.profile.threads)
+    metrics, costs = read_json(METRICS), read_json(profile_path())["variants"]
+    recorded = {name: metrics[name] | costs[name] for name in metrics.keys() & costs}  # the latter rounded less
+    models = [model for model in MODELS.values() if model.name in recorded]
     with tempfile.TemporaryDirectory() as folder:
-        paths = find_files(list(MODELS.values()), exports=Path(folder))
-        refuse_others(list(MODELS), paths, exports=Path(folder))
-        metrics, costs = read_json(METRICS), read_json(profile_path())["variants"]
-        recorded = {name: metrics[name] | costs[name] for name in metrics.keys() & costs}  # the latter rounded less
-        if unknown := [name for name in paths if name not in recorded]:
-            raise ValueError(f"metrics.json must hold every variant, found none of {unknown}; run dvc repro")
+        paths = find_files(models, exports=Path(folder))
+        refuse_others([model.name for model in models], paths, exports=Path(folder))
         print(f"measuring {len(paths)} models with {threads} threads", flush=True)
         engines: dict[str, Callable[[], OnnxEngine]] = {
             name: partial(OnnxEngine, path, threads) for name, path in paths.items()
