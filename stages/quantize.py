@@ -45,8 +45,8 @@ def main() -> None:
         reduce_range=params.quantize.reduce_range,
         weight_levels=model.architecture.weight_levels,
     )
-    # Of every model, so that a sparse one that ships packed can be compared with the others.
-    facts["packed_bytes"] = {path.parent.name: len(pack(path.read_bytes())) for path in paths}
+    if name == "base":  # so that sparse models, which ship packed, can be compared with it
+        facts["packed_bytes"] = {path.parent.name: len(pack(path.read_bytes())) for path in paths}
     write_json(quantization_path(name), facts)
     print(f"chosen: {facts['calibration_method']} of {facts['calibration_images']} images")
     print(", ".join(f"{path}: {path.stat().st_size / 1e6:.2f} MB" for path in paths))

@@ -150,6 +150,11 @@ class Quantization(Measured):
     val_error_pct: Percentage
     fp32_val_error_pct: Percentage = Field(description="Of the exported file; a curve may be in bf16")
     candidates: list[Any] = Field(min_length=1)
+
+
+class BaseQuantization(Quantization):
+    """That of `base`, with which sparse models, which ship packed, are compared."""
+
     packed_bytes: PackedBytes
 
 
@@ -219,7 +224,10 @@ def read_results(params: Params) -> Results:
         profile=read_file(profile_path(), Profile),
         curves={model: read_curve(curve_path(model)) for model in MODELS},
         training={model: read_file(training_path(model), Training) for model in MODELS},
-        quantization={model: read_file(quantization_path(model), Quantization) for model in MODELS},
+        quantization={
+            model: read_file(quantization_path(model), BaseQuantization if model == "base" else Quantization)
+            for model in MODELS
+        },
         compression={
             name: read_file(compression_path(name), Compression) for name, model in MODELS.items() if model.finetuned
         },
