@@ -111,7 +111,8 @@ def export(model: str, path: Path) -> None:
     int8 = open_session(named, threads=1)
     classes = json.loads(int8.get_modelmeta().custom_metadata_map["classes"])
     print(f"exporting {model}", flush=True)
-    export_onnx(load_model(model_path(model)), path, classes=classes)
+    image_size = int8.get_inputs()[0].shape[1]
+    export_onnx(load_model(model_path(model)), path, classes=classes, image_size=image_size)
 
 
 def table_rows(

@@ -13,7 +13,7 @@ from stages.lib.stage import one_line_errors
 
 
 def write_split(path: Path, split: Split, classes: tuple[str, ...]) -> None:
-    """Write `images` uint8 (N, 32, 32, 3), `labels` int64 (N,) and `classes` (names by label), whole or not at all."""
+    """Write `images` uint8 (N, S, S, 3), `labels` int64 (N,) and `classes` (names by label), whole or not at all."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, images=split.images, labels=split.labels, classes=np.array(classes))
 
@@ -21,7 +21,13 @@ def write_split(path: Path, split: Split, classes: tuple[str, ...]) -> None:
 def main() -> None:
     """Read the chosen source, write data/train.npz and data/test.npz."""
     params = load_params().data
-    dataset = load_dataset(name=params.name, folder=params.folder, limit_per_class=params.limit_per_class)
+    dataset = load_dataset(
+        name=params.name,
+        folder=params.folder,
+        test_share=params.test_share,
+        image_size=params.image_size,
+        limit_per_class=params.limit_per_class,
+    )
     for name, split in (("train", dataset.train), ("test", dataset.test)):
         write_split(Path(f"data/{name}.npz"), split, dataset.classes)
         print(f"{name}: {len(split.labels)} images of {len(dataset.classes)} classes, SHA-256 {digest(split)}")

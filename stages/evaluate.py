@@ -24,7 +24,7 @@ def main() -> None:
 
     images = read_images(TEST_IMAGES)
     path = onnx_path(args.model, args.precision)
-    logits = classify(open_session(path, threads=0), images.pixels, batch_size=BATCH_SIZE)
+    logits = classify(open_session(path, threads=0), images.pixels[:], batch_size=BATCH_SIZE)
     errors = {
         "top1_error_pct": error_pct(logits, images.labels, top=1),
         "top5_error_pct": error_pct(logits, images.labels, top=5),

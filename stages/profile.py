@@ -25,7 +25,9 @@ def main() -> None:
     engines: dict[str, Callable[[], Engine]] = {}
     onnx_bytes: dict[str, int] = {}
     for each in MODELS.values():
-        engines[f"{each.name} in PyTorch"] = partial(EagerEngine, model_path(each.name), threads)
+        engines[f"{each.name} in PyTorch"] = partial(
+            EagerEngine, model_path(each.name), threads, params.data.image_size
+        )
         for precision in PRECISIONS:
             path = (packed_path if each.packed else onnx_path)(each.name, precision)
             onnx_file = read_evaluated(path, evaluation_path(each.name, precision))

@@ -32,7 +32,7 @@ def main() -> None:
 
     print(f"exporting {name}", flush=True)
     model = load_model(model_path(name))
-    export_onnx(model, fp32_path, classes=train.classes)
+    export_onnx(model, fp32_path, classes=train.classes, image_size=train.size)
     print(f"quantizing {name}", flush=True)
     facts = choose_calibration(
         fp32_path,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stages.download import write_split
-from stages.lib.images import Images, channel_statistics, random_batch, read_images, split_validation
+from stages.lib.images import Images, Rows, channel_statistics, random_batch, read_images, split_validation
 from stages.lib.sources.canonical import Split
 
 
@@ -16,6 +16,26 @@ def test_read_gives_back_what_download_wrote(tmp_path: Path, images: Images) -> 
     assert np.array_equal(read.pixels, images.pixels)
     assert np.array_equal(read.labels, images.labels)
     assert read.classes == images.classes
+
+
+def test_pixels_stay_in_their_file_until_they_are_read(tmp_path: Path, images: Images) -> None:
+    write_split(tmp_path / "train.npz", Split(images.pixels, images.labels), images.classes)
+    read = read_images(tmp_path / "train.npz")
+    train, _ = split_validation(read, per_class=4, seed=1)
+    assert isinstance(read.pixels, np.memmap)
+    assert isinstance(train.pixels, Rows) and train.pixels.array is read.pixels
+    in_memory, _ = split_validation(images, per_class=4, seed=1)
+    assert np.array_equal(train.pixels[np.array([3, 0])], in_memory.pixels[:][[3, 0]])
+    assert train.digest() == in_memory.digest() != images.digest()
+
+
+def test_a_flipped_bit_is_an_error(tmp_path: Path, images: Images) -> None:
+    write_split(tmp_path / "train.npz", Split(images.pixels, images.labels), images.classes)
+    content = bytearray((tmp_path / "train.npz").read_bytes())
+    content[1000] ^= 1
+    (tmp_path / "train.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"train\.npz must hold the images .*; run dvc repro --force download$"):
+        read_images(tmp_path / "train.npz")
 
 
 @pytest.mark.parametrize("content", [b"nonsense", b"PK\x03\x04 cut short"])

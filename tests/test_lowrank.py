@@ -27,6 +27,18 @@ def test_the_budget_is_kept_and_used(tiny: GoogLeNet, examples: torch.Tensor, ra
     assert 0.85 * ratio * before < macs <= ratio * before
 
 
+@pytest.mark.parametrize("stride", [2, 4])
+def test_the_budget_is_kept_where_the_stem_has_a_stride(tiny: GoogLeNet, examples: torch.Tensor, stride: int) -> None:
+    model = GoogLeNet(replace(tiny.architecture, stem_stride=stride))
+    model.load_state_dict(tiny.state_dict())
+    images = torch.nn.functional.interpolate(examples, scale_factor=stride)
+    before = count_macs(model, images[:1])
+    result = factorize(model, images, macs_ratio=0.8, layers=ALL, round_to=1)
+    assert 0.7 * before < count_macs(result, images[:1]) <= 0.8 * before
+    with torch.no_grad():
+        assert (result(images) - model.eval()(images)).norm() < 0.3 * model(images).norm()
+
+
 def test_parameters_are_those_of_the_ranks(tiny: GoogLeNet, examples: torch.Tensor) -> None:
     result = factorize(tiny, examples, macs_ratio=0.8, layers=ALL, round_to=1)
     expected = count_parameters(tiny)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from stages import distill, finetune, sparsify
+from stages import distill, finetune, sparsify, train
 from stages.lib.images import Images
 from stages.lib.network.checkpoint import load_model, save_model
 from stages.lib.network.googlenet import GoogLeNet
@@ -64,6 +64,20 @@ def set_params(**changes: dict[str, Any]) -> None:
 def bias(model: GoogLeNet) -> float:
     """Which model it is."""
     return model.linear.bias[0].item()
+
+
+def test_training_may_begin_with_an_earlier_model(fitted: list[dict[str, Any]], tiny: GoogLeNet) -> None:
+    set_params(data={"val_per_class": 3}, train={"seed": 5, "start": "earlier.safetensors"})
+    save_model(tiny, Path("external/earlier.safetensors"))
+    train.main()
+    assert torch.equal(fitted[0]["model"].stem[0][0].weight, tiny.stem[0][0].weight)
+    assert not torch.equal(fitted[0]["model"].linear.weight, tiny.linear.weight)
+
+
+def test_a_missing_start_is_one_line_that_says_where_it_belongs() -> None:
+    set_params(data={"val_per_class": 3}, train={"start": "earlier.safetensors"})
+    with pytest.raises(ValueError, match=r"train\.start must name a file in external/, found no .*; copy it there"):
+        train.main()
 
 
 @pytest.mark.parametrize("scope", ["global", "lamp"])

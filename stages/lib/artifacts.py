@@ -13,6 +13,7 @@ import psutil
 
 TRAIN_IMAGES = Path("data/train.npz")
 TEST_IMAGES = Path("data/test.npz")
+EXTERNAL = Path("external")
 REPORTS = Path("reports")
 METRICS = Path("metrics.json")
 _ARTIFACTS = Path("artifacts")

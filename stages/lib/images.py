@@ -1,9 +1,13 @@
 """The image files of `data/`, and the validation split."""
 
+import hashlib
+import os
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 
@@ -12,27 +16,72 @@ from stages.lib.artifacts import TRAIN_IMAGES
 if TYPE_CHECKING:
     from torch import Tensor
 
+CHUNK = 1024  # images
+
 
 @dataclass(frozen=True)
 class Images:
     """Labelled images.
 
     Attributes:
-        pixels: uint8 (N, 32, 32, 3).
+        pixels: uint8 (N, S, S, 3).
         labels: int64 (N,).
         classes: Names of the classes, indexed by label.
     """
 
-    pixels: np.ndarray
+    pixels: "np.ndarray | Rows"
     labels: np.ndarray
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def size(self) -> int:
+        """The side of an image, S."""
+        return int(self.pixels.shape[1])
+
     def take(self, indices: np.ndarray) -> "Images":
-        """The images at `indices`, in that order."""
-        return Images(self.pixels[indices], self.labels[indices], self.classes)
+        """The images at `indices`, in that order, which stay in their file until they are read."""
+        rows = self.pixels if isinstance(self.pixels, Rows) else Rows(self.pixels, np.arange(len(self)))
+        return Images(Rows(rows.array, rows.indices[indices]), self.labels[indices], self.classes)
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """All pixels, at most `CHUNK` images at a time."""
+        for start in range(0, len(self), CHUNK):
+            yield self.pixels[start : start + CHUNK]
+
+    def digest(self) -> bytes:
+        """SHA-256 of all pixels and labels."""
+        hashed = hashlib.sha256(self.labels.tobytes())
+        for pixels in self.chunks():
+            hashed.update(pixels.tobytes())
+        return hashed.digest()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Chosen rows of an array, which are read when they are asked for.
+
+    Attributes:
+        array: (M, ...), maybe a file mapped into memory, of which the system keeps as much as fits.
+        indices: int64 (N,).
+    """
+
+    array: np.ndarray
+    indices: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the chosen rows together."""
+        return (len(self.indices), *self.array.shape[1:])
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+        rows: np.ndarray = self.array[self.indices[chosen]]
+        return rows
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        return self[:]
 
 
 def read_images(path: Path) -> Images:
@@ -42,12 +91,30 @@ def read_images(path: Path) -> Images:
         ValueError: If the file is damaged.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return Images(arrays["images"], arrays["labels"], tuple(map(str, arrays["classes"])))
+        with ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged")
+            pixels = _mapped(path, archive.getinfo("images.npy"))
+        with np.load(path, allow_pickle=False) as arrays:
+            return Images(pixels, arrays["labels"], tuple(map(str, arrays["classes"])))
     except (BadZipFile, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} must hold the images of stage download ({error}); run dvc repro --force download"
         ) from None
+
+
+def _mapped(path: Path, member: ZipInfo) -> np.ndarray:
+    """An array of an uncompressed npz file, mapped into memory instead of read."""
+    if member.compress_type != ZIP_STORED:
+        raise ValueError(f"{member.filename} is compressed")
+    with path.open("rb") as file:
+        file.seek(member.header_offset + 26)  # of the lengths of name and extra field in the local header
+        file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype != np.uint8 or len(shape) != 4:
+            raise ValueError(f"{member.filename} holds {dtype} {shape}")
+        return np.memmap(path, dtype, mode="r", offset=file.tell(), shape=shape)
 
 
 def split_validation(images: Images, *, per_class: int, seed: int) -> tuple[Images, Images]:
@@ -85,7 +152,7 @@ def random_batch(images: Images, count: int, *, seed: int) -> tuple["Tensor", "T
     """Choose `count` images at random, or all where there are fewer.
 
     Returns:
-        Pixels float (count, 3, 32, 32) in [0, 1], and labels (count,).
+        Pixels float (count, 3, S, S) in [0, 1], and labels (count,).
     """
     import torch
 
@@ -97,7 +164,9 @@ def random_batch(images: Images, count: int, *, seed: int) -> tuple["Tensor", "T
 def channel_statistics(images: Images) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of pixels / 255 for each channel, float64 (3,) each."""
     values = np.arange(256) / 255
-    shares = np.stack([np.bincount(images.pixels[..., c].ravel(), minlength=256) for c in range(3)])
-    shares = shares / shares.sum(axis=1, keepdims=True)  # (3, 256)
+    counts = np.zeros((3, 256))
+    for pixels in images.chunks():
+        counts += [np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)]
+    shares = counts / counts.sum(axis=1, keepdims=True)
     mean = shares @ values
     return mean, np.sqrt(shares @ values**2 - mean**2)

@@ -138,7 +138,7 @@ def _measure(model: GoogLeNet, names: Sequence[str], images: Tensor) -> dict[str
         layer = module[0] if isinstance(module, ConvBN) else module
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         weight = layer.weight.double().reshape(*layer.weight.shape[:2], *(layer.weight.shape[2:] or (1, 1)))
-        moments[module] = _Moments(weight)
+        moments[module] = _Moments(weight, stride=layer.stride[0] if isinstance(layer, nn.Conv2d) else 1)
     handles = [module.register_forward_pre_hook(moments[module].add) for module in moments]
     try:
         for batch in images.split(BATCH_SIZE):
@@ -152,10 +152,10 @@ def _measure(model: GoogLeNet, names: Sequence[str], images: Tensor) -> dict[str
 class _Moments:
     """Mean and second moments of the columns of pixels that a layer reads."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, *, stride: int) -> None:
         """For weights (out, in, k, k)."""
         num_out, num_in, self._k = weight.shape[:3]
-        self._weight = weight
+        self._weight, self._stride = weight, stride
         self._matrix = weight.permute(1, 2, 0, 3).reshape(num_in * self._k, num_out * self._k)
         self._second = weight.new_zeros(len(self._matrix), len(self._matrix))
         self._first = weight.new_zeros(len(self._matrix))
@@ -164,7 +164,8 @@ class _Moments:
     def add(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
         """Count in what the layer reads, (N, in, H, W) or (N, in)."""
         x = inputs[0].reshape(*inputs[0].shape[:2], *(inputs[0].shape[2:] or (1, 1)))
-        columns = functional.unfold(x, (self._k, 1), padding=(self._k // 2, 0)).transpose(0, 1).flatten(1)
+        columns = functional.unfold(x, (self._k, 1), padding=(self._k // 2, 0), stride=(self._stride, 1))
+        columns = columns.transpose(0, 1).flatten(1)
         self._second += columns @ columns.T  # (in * k, in * k)
         self._first += columns.sum(dim=1)
         self._positions += columns.shape[1]
@@ -177,14 +178,16 @@ class _Moments:
         covariance = matrix.T @ (self._second / self._positions - mean.outer(mean)) @ matrix
         energies, directions = torch.linalg.eigh(covariance)  # rising
         energies = energies.flip(0).clamp(min=0)
-        pixels = self._positions // num_images
+        positions = self._positions // num_images  # of the first factor; the second has a stride of its own
+        pixels = positions // self._stride
+        num_in, num_out = matrix.shape
         return Layer(
             matrix,
             mean,
             directions.flip(1),
             energies / energies.sum().clamp(min=1e-30),
             macs=pixels * self._weight.numel(),
-            macs_per_rank=pixels * sum(matrix.shape),
+            macs_per_rank=positions * num_in + pixels * num_out,
         )
 
 

@@ -15,6 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from stages.lib.stage import printable
+
 PARAMS_FILE = Path("params.yaml")
 MAX_BYTES = 100_000
 MAX_DEPTH = 10
@@ -37,15 +39,19 @@ class Data(Section):
     """Which images, and how many."""
 
     name: Literal["cifar100", "digits", "folder"] = "cifar100"
-    folder: Path | None = Field(None, description="with train/ and test/, for name: folder")
+    folder: Path = Field(Path("photos"), description="with train/CLASS/ and test/CLASS/, for name: folder")
+    test_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="of each class, for the test where the folder has no test/"
+    )
+    image_size: Annotated[int, Field(ge=32, le=256)] = Field(32, description="side in pixels, 32 to 256")
     limit_per_class: Count | None = Field(None, description="keep this many images of each class, for trials")
     val_per_class: Count = Field(20, description="training images of each class held out for validation")
     seed: Seed = Field(0, description="of the validation split")
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
-        if self.name == "folder" and self.folder is None:
-            raise ValueError("data.folder must be a path when data.name is folder, got null; set data.folder")
+        if self.name == "cifar100" and self.image_size != 32:
+            raise ValueError(f"data.image_size must be 32 where data.name is cifar100, got {self.image_size}")
         if self.limit_per_class is not None and self.val_per_class >= self.limit_per_class:
             raise ValueError(
                 f"data.val_per_class must be below data.limit_per_class ({self.limit_per_class}), got "
@@ -70,6 +76,9 @@ class Architecture(Section):
 
     width: Annotated[float, Field(gt=0, le=4)] = Field(1.0, description="multiplies every channel count")
     stem_pool: bool = Field(True, description="pool once after the stem: a third of the MACs, somewhat less accurate")
+    stem_stride: Literal[1, 2, 4] | None = Field(
+        None, description="pixels that the first layers make one: 1, 2 or 4; null: 1 up to 64 px, 2 up to 128"
+    )
     dropout: Fraction = 0.0
 
 
@@ -77,8 +86,10 @@ class Augmentation(Section):
     """What happens to a batch of training images."""
 
     flip: bool = True
-    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(4, description="pixels, for a 32 x 32 image")
-    cutout: Annotated[int, Field(ge=0, le=32)] = Field(0, description="side of the grey square in pixels, 0 for none")
+    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(4, description="pixels, as in image_sizes")
+    cutout: Annotated[int, Field(ge=0, le=32)] = Field(
+        0, description="side of the grey square, as in image_sizes; 0 for none"
+    )
     trivial_augment: bool = Field(False, description="one random colour or geometric operation for each image")
     mixup: Annotated[float, Field(ge=0, le=100)] = Field(0.0, description="alpha of the beta distribution, 0 for none")
     cutmix: Annotated[float, Field(ge=0, le=100)] = Field(0.3, description="alpha of the beta distribution, 0 for none")
@@ -104,7 +115,7 @@ class Recipe(Section):
     image_sizes: dict[Annotated[int, Field(ge=8, le=32)], PositiveFloat] = Field(
         {20: 0.2, 24: 0.2, 28: 0.2, 32: 0.4},
         min_length=1,
-        description="side in pixels: share of the steps, in order",
+        description="side where whole images have 32 px: share of the steps, in order",
     )
     augmentation: Augmentation = Augmentation()
 
@@ -113,6 +124,14 @@ class Recipe(Section):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs must be below epochs ({self.epochs:g}), got {self.warmup_epochs:g}")
         return self
+
+
+class Train(Recipe):
+    """How the base is trained."""
+
+    start: Annotated[str, Field(pattern=r"^[^/\\]+\.safetensors$")] | None = Field(
+        None, description="checkpoint in external/ to begin with; its width counts"
+    )
 
 
 class Distillation(Section):
@@ -284,7 +303,7 @@ class Params(Section):
     data: Data = Data()
     compute: Compute = Compute()
     model: Architecture = Architecture()
-    train: Recipe = Recipe()
+    train: Train = Train()
     prune: Prune = Prune()
     lowrank: LowRank = LowRank()
     finetune: Finetune = Finetune()
@@ -403,7 +422,7 @@ def _problem(details: ErrorDetails) -> str:
 
 def _printable(text: str) -> str:
     """At most 200 characters, none of which a terminal would obey."""
-    escaped = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    escaped = printable(text)
     return escaped if len(escaped) <= 200 else f"{escaped[:200]}…"
 
 

@@ -53,7 +53,7 @@ ANCESTORS = Ancestors()  # before torch is imported, which takes seconds
 def one_line_errors(stage: str) -> Iterator[None]:
     """End the process with one line and exit code 1 on a ValueError or OSError, which the library words for users.
 
-    A GPU whose memory is full ends it likewise, in words of ours.
+    A group of them ends it with a line for each. A GPU whose memory is full ends it likewise, in words of ours.
     Ctrl-C ends it with one line, too, and 130; training, which saves its state first, has a line of its own. SIGTERM
     ends it with 143, after temporary files are deleted.
     """
@@ -64,6 +64,8 @@ def one_line_errors(stage: str) -> Iterator[None]:
         sys.exit(f"{stage}: {error.filename or _one_line(error)} is missing; dvc repro makes it first")
     except (ValueError, OSError) as error:
         sys.exit(f"{stage}: {_one_line(error)}")
+    except ExceptionGroup as group:
+        sys.exit("\n".join(f"{stage}: {_one_line(error)}" for error in group.exceptions))
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which not every stage imports
             raise
@@ -89,7 +91,12 @@ def _signal_raises(number: int) -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     """Its message; those of libraries may have several lines."""
-    return " ".join(str(error).split())
+    return printable(" ".join(str(error).split()))
+
+
+def printable(text: str) -> str:
+    """The text without characters that a terminal would obey."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def relaunch(module: str) -> None:

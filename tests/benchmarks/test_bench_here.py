@@ -55,7 +55,9 @@ def test_nothing_pulled_names_the_remedy_with_torch_too() -> None:
 
 def test_missing_fp32_file_is_exported_elsewhere(pulled: Path, tiny: GoogLeNet) -> None:
     classes = [str(label) for label in range(tiny.architecture.num_classes)]
-    export_onnx(tiny, pulled / "artifacts/int8/base.onnx", classes=classes)  # read for its class names alone
+    export_onnx(
+        tiny, pulled / "artifacts/int8/base.onnx", classes=classes, image_size=32
+    )  # read for its class names alone
     digest = hashlib.sha256((pulled / "artifacts/int8/base.onnx").read_bytes()).hexdigest()
     write_json(evaluation_path("base", "int8"), {"file_sha256": digest})
     save_model(tiny, pulled / "artifacts/models/base.safetensors")
@@ -112,7 +114,7 @@ def test_a_file_that_was_not_evaluated_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plain, packed = Path("plain.onnx"), Path("sparse.onnx.packed")
-    export_onnx(tiny, plain, classes=["ant", "bee", "cat"])
+    export_onnx(tiny, plain, classes=["ant", "bee", "cat"], image_size=32)
     packed.write_bytes(pack(plain.read_bytes()))
     record = {"file_sha256": hashlib.sha256(plain.read_bytes()).hexdigest()}
     Path("artifacts/evaluation").mkdir(parents=True)

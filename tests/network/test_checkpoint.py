@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,24 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from stages.lib.lowrank import factorize
-from stages.lib.network.checkpoint import load_model, save_model
+from stages.lib.network.checkpoint import load_model, load_start, save_model
 from stages.lib.network.googlenet import GoogLeNet
 from stages.lib.pruning.channels import prune_channels
 from stages.lib.pruning.weights import prune_weights
+
+
+def with_state_of(model: GoogLeNet, **changes: int) -> GoogLeNet:
+    """A network of another architecture with the same weights."""
+    other = GoogLeNet(replace(model.architecture, **changes))
+    other.load_state_dict(model.state_dict())
+    return other
+
 
 KINDS: dict[str, Callable[[GoogLeNet], GoogLeNet]] = {
     "base": lambda model: model,
     "structured": lambda model: prune_channels(model, ratio=0.2, round_to=None),
     "unstructured": lambda model: prune_weights(model, sparsity=0.8),
+    "strided": lambda model: with_state_of(model, stem_stride=2),
     "lowrank": lambda model: factorize(
         model, torch.rand(8, 3, 32, 32), macs_ratio=0.8, layers=list(model.layers()), round_to=1
     ),
@@ -61,3 +71,25 @@ def test_a_model_without_ranks_does_not_mention_them(tmp_path: Path, tiny: GoogL
     save_model(tiny, tmp_path / "model")
     with safe_open(tmp_path / "model", framework="pt") as file:
         assert set(json.loads(file.metadata()["architecture"])) == {"widths", "num_classes", "stem_pool", "dropout"}
+
+
+def test_a_start_has_all_weights_but_those_of_a_new_linear_layer(tmp_path: Path, tiny: GoogLeNet) -> None:
+    save_model(tiny, tmp_path / "model")
+    torch.manual_seed(1)
+    start = load_start(tmp_path / "model", num_classes=7, stem_stride=2, dropout=0.2)
+    assert start.eval()(torch.rand(2, 3, 128, 128)).shape == (2, 7)
+    assert start.architecture == replace(tiny.architecture, num_classes=7, stem_stride=2, dropout=0.2)
+    for name, tensor in tiny.state_dict().items():
+        if not name.startswith("linear"):
+            assert torch.equal(start.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("kind", ["factorized", "rounded", "broken"])
+def test_a_start_that_training_could_not_go_on_from_is_an_error(tmp_path: Path, tiny: GoogLeNet, kind: str) -> None:
+    if kind == "broken":
+        tiny.stem[0][0].weight.data[0, 0, 0, 0] = float("nan")
+    models = {"factorized": KINDS["lowrank"], "rounded": lambda model: with_state_of(model, weight_levels=7)}
+    save_model(models.get(kind, lambda model: model)(tiny), tmp_path / "model")
+    allowed = "hold finite weights" if kind == "broken" else "be a model of stage train"
+    with pytest.raises(ValueError, match=rf"model must {allowed}, got .*; choose another"):
+        load_start(tmp_path / "model", num_classes=7, stem_stride=1, dropout=0.0)

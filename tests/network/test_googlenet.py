@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib.network.googlenet import Architecture, GoogLeNet, Inception, scaled_widths
+from stages.lib.costs import count_macs
+from stages.lib.network.googlenet import Architecture, GoogLeNet, Inception, scaled_widths, stem_stride_for
 
 
 def num_parameters(**changes: object) -> int:
@@ -61,3 +62,32 @@ def test_heads_that_share_an_input_train_as_if_apart(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Inception, "_heads", lambda self, x: [self.branch1(x), self.branch2[0](x), self.branch3[0](x)])
     for one, other in zip(together, gradients(), strict=True):
         assert torch.allclose(one, other, atol=1e-9)
+
+
+def strided(stride: int, width: float = 0.1) -> GoogLeNet:
+    torch.manual_seed(0)
+    return GoogLeNet(Architecture(scaled_widths(width), num_classes=3, stem_pool=True, dropout=0.0, stem_stride=stride))
+
+
+@pytest.mark.parametrize(("size", "stride"), [(32, 1), (64, 1), (65, 2), (128, 2), (129, 4), (256, 4)])
+def test_an_image_costs_at_most_four_times_one_of_32_pixels(size: int, stride: int) -> None:
+    assert stem_stride_for(size) == stride
+    with torch.device("meta"):
+        small, large = (
+            count_macs(strided(s, width=1.0), torch.zeros(1, 3, n, n)) for s, n in ((1, 32), (stride, size))
+        )
+    assert large <= 4.04 * small
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_a_stride_skips_no_pixel_and_changes_no_parameter(stride: int) -> None:
+    model = strided(stride).double()
+    image = torch.rand(1, 3, 64, 64, dtype=torch.double, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model.stem[:3](image).sum(), image)
+    assert (gradient != 0).all()
+    model.load_state_dict(strided(1).state_dict())
+
+
+def test_another_stride_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"stem_stride must be one of \[1, 2, 4\], got 3"):
+        strided(3)

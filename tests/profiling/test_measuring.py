@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from threading import Timer
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -207,9 +208,9 @@ def test_engines_report_what_the_profile_needs(tmp_path: Path) -> None:
     model = GoogLeNet(Architecture(scaled_widths(0.1), num_classes=10, stem_pool=True, dropout=0)).eval()
     model.linear.weight.data[0] = 0
     save_model(model, tmp_path / "tiny.safetensors")
-    export_onnx(model, tmp_path / "tiny.onnx", classes=[str(i) for i in range(10)])
+    export_onnx(model, tmp_path / "tiny.onnx", classes=[str(i) for i in range(10)], image_size=32)
     threads = torch.get_num_threads()
-    engines = (EagerEngine(tmp_path / "tiny.safetensors", threads), OnnxEngine(tmp_path / "tiny.onnx", threads))
+    engines = (EagerEngine(tmp_path / "tiny.safetensors", threads, 32), OnnxEngine(tmp_path / "tiny.onnx", threads))
     for engine in engines:
         engine.run()
     eager, ort = (engine.facts() for engine in engines)
@@ -233,19 +234,27 @@ def test_the_profilers_total_is_told_in_milliseconds(
         self_cpu_time_total=next(totals_us)
     )
     monkeypatch.setattr(torch.profiler, "profile", profiler)
-    assert EagerEngine(tmp_path / "tiny.safetensors", torch.get_num_threads())._profiled_ms("cpu") == 2.5
+    assert EagerEngine(tmp_path / "tiny.safetensors", torch.get_num_threads(), 32)._profiled_ms("cpu") == 2.5
 
 
-def test_onnx_runtime_gets_the_threads_that_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_runtime_gets_the_threads_that_were_asked_for(
+    tiny: GoogLeNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
-    monkeypatch.setattr(inference, "open_session", lambda _, threads: asked.append(threads))
-    (tmp_path / "tiny.onnx").touch()
+    original = inference.open_session
+
+    def open_session(path: Path, threads: int) -> Any:
+        asked.append(threads)
+        return original(path, threads=threads)
+
+    monkeypatch.setattr(inference, "open_session", open_session)
+    export_onnx(tiny, tmp_path / "tiny.onnx", classes=["ant", "bee", "cat"], image_size=32)
     OnnxEngine(tmp_path / "tiny.onnx", threads=3)
     assert asked == [3]
 
 
 def test_engine_of_a_packed_model_counts_the_packed_file(tiny: GoogLeNet, tmp_path: Path) -> None:
-    export_onnx(tiny, tmp_path / "tiny.onnx", classes=["ant", "bee", "cat"])
+    export_onnx(tiny, tmp_path / "tiny.onnx", classes=["ant", "bee", "cat"], image_size=32)
     path = tmp_path / "tiny.onnx.packed"
     path.write_bytes(pack((tmp_path / "tiny.onnx").read_bytes()))
     engine = OnnxEngine(path, threads=1)

@@ -1,6 +1,7 @@
 """Fitting what pruning left to what was there before."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,15 @@ def test_a_network_that_lost_nothing_stays_as_it_is(tiny: GoogLeNet) -> None:
     fitted = reconstruct(tiny, tiny, torch.rand(16, 3, 32, 32))
     images = torch.rand(4, 3, 32, 32)
     assert torch.allclose(fitted(images), tiny(images), atol=1e-4)
+
+
+def test_layers_with_a_stride_are_fitted_too(tiny: GoogLeNet) -> None:
+    model = GoogLeNet(replace(tiny.architecture, stem_stride=4))
+    model.load_state_dict(tiny.state_dict())
+    pruned = prune_weights(model.eval(), sparsity=0.5)
+    images, others = torch.rand(64, 3, 64, 64).split(48)
+    fitted = reconstruct(model, pruned, images)
+    assert (fitted(others) - model(others)).norm() < 0.5 * (pruned(others) - model(others)).norm()
 
 
 def test_zeros_stay_and_the_rest_comes_nearer_to_the_original(tiny: GoogLeNet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def model(images: np.ndarray) -> GoogLeNet:
 @pytest.fixture(scope="module")
 def fp32_path(model: GoogLeNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "tiny-fp32.onnx"
-    export_onnx(model, path, classes=CLASSES)
+    export_onnx(model, path, classes=CLASSES, image_size=32)
     return path
 
 
@@ -109,7 +109,7 @@ def test_batch_normalization_is_folded_away_from_a_copy(model: GoogLeNet, fp32_p
 
 
 def test_same_model_gives_the_same_bytes(model: GoogLeNet, fp32_path: Path, tmp_path: Path) -> None:
-    export_onnx(copy.deepcopy(model).train(), tmp_path / "again.onnx", classes=CLASSES)
+    export_onnx(copy.deepcopy(model).train(), tmp_path / "again.onnx", classes=CLASSES, image_size=32)
     assert (tmp_path / "again.onnx").read_bytes() == fp32_path.read_bytes()
 
 
@@ -190,7 +190,7 @@ def test_int8_file_is_smaller(fp32_path: Path, int8_path: Path) -> None:
 
 def test_wrong_number_of_class_names_is_refused(model: GoogLeNet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"classes must be 10 names, .* got 2"):
-        export_onnx(model, tmp_path / "x.onnx", classes=["a", "b"])
+        export_onnx(model, tmp_path / "x.onnx", classes=["a", "b"], image_size=32)
     assert not list(tmp_path.iterdir())
 
 
@@ -200,7 +200,7 @@ def test_a_factorized_net_is_quantized_whole_and_agrees_with_pytorch(
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     layers = ["stem.1", "blocks.0.branch1", "blocks.0.branch2.1", "linear"]
     factorized = factorize(model, pixels, macs_ratio=0.95, layers=layers, round_to=1)
-    export_onnx(factorized, tmp_path / "fp32.onnx", classes=CLASSES)
+    export_onnx(factorized, tmp_path / "fp32.onnx", classes=CLASSES, image_size=32)
     with torch.inference_mode():
         expected = factorized(pixels).numpy()
     fp32 = logits_of(tmp_path / "fp32.onnx", images)
@@ -212,7 +212,7 @@ def test_a_factorized_net_is_quantized_whole_and_agrees_with_pytorch(
 def test_a_sparse_net_keeps_its_zeros_and_has_none_with_a_sign(
     model: GoogLeNet, images: np.ndarray, tmp_path: Path
 ) -> None:
-    export_onnx(prune_weights(model, sparsity=0.8), tmp_path / "fp32.onnx", classes=CLASSES)
+    export_onnx(prune_weights(model, sparsity=0.8), tmp_path / "fp32.onnx", classes=CLASSES, image_size=32)
     for path in (tmp_path / "fp32.onnx", quantized(tmp_path / "fp32.onnx", images, method="minmax")):
         weights = [
             onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer if len(tensor.dims) == 4
@@ -276,7 +276,7 @@ def test_coarse_weights_stay_the_whole_multiples_that_they_are(
     for parameter in coarse.parameters():
         if parameter.dim() > 1:
             parameter.data = round_weights(parameter.data, levels=7)
-    export_onnx(coarse, tmp_path / "fp32.onnx", classes=CLASSES)
+    export_onnx(coarse, tmp_path / "fp32.onnx", classes=CLASSES, image_size=32)
     choose_calibration(
         tmp_path / "fp32.onnx",
         tmp_path / "int8.onnx",

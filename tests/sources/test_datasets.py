@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import pickle
-import shutil
 import tarfile
 from itertools import count
 from pathlib import Path
@@ -14,12 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from stages import download
-from stages.lib.params import load_params
 from stages.lib.sources import cifar100
 from stages.lib.sources import datasets as sources
 from stages.lib.sources.canonical import Dataset, Split, canonical, digest, limit
@@ -333,101 +330,13 @@ def test_digits_are_the_same_every_time() -> None:
     assert digests(sources.read_digits()) == digests(sources.read_digits())
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    for index, name in enumerate(["train/cat", "train/dog", "test/cat", "test/dog"]):
-        (tmp_path / name).mkdir(parents=True)
-        Image.new("RGB", (64, 48), (50 * index, 0, 0)).save(tmp_path / name / "a.png")
-        (tmp_path / name / ".hidden").touch()
-    return tmp_path
+def test_unknown_name_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"data\.name must be"):
+        sources.load_dataset(name="cifar10")
 
 
-def test_folder_gives_classes_by_name_and_32_by_32_images(photos: Path) -> None:
-    Image.new("L", (40, 200), 7).save(photos / "train" / "dog" / "grey.jpg")
-    dataset = sources.load_dataset(name="folder", folder=photos)
-    assert dataset.classes == ("cat", "dog")
-    assert dataset.train.images.shape == (3, 32, 32, 3)
-    by_label = {label: image[0, 0].tolist() for image, label in zip(*vars(dataset.test).values(), strict=True)}
-    assert by_label == {0: [100, 0, 0], 1: [150, 0, 0]}
-
-
-def test_folder_images_are_turned_upright_and_cut_in_the_middle(photos: Path) -> None:
-    pixels = np.zeros((40, 80, 3), dtype=np.uint8)
-    pixels[:, 20:40] = 255  # left half of the middle square
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    Image.fromarray(pixels).save(photos / "test" / "cat" / "a.png", exif=exif)
-    dataset = sources.read_folder(photos)
-    (image,) = dataset.test.images[dataset.test.labels == 0]
-    assert image[:, :14].max() < 10 and image[:, 18:].min() > 240
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_what_is_transparent_is_put_on_white(photos: Path, mode: str) -> None:
-    pixels = np.zeros((32, 32, 4), np.uint8)  # black, and transparent but for the left half
-    pixels[:, :16, 3] = 255
-    Image.fromarray(pixels).convert(mode).save(photos / "test" / "cat" / "a.png")
-    dataset = sources.read_folder(photos)
-    (image,) = dataset.test.images[dataset.test.labels == 0]
-    assert image[:, :16].max() == 0 and image[:, 16:].min() == 255
-
-
-def test_missing_folder_is_named_with_its_path(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.folder must be a folder with train/ and test/, found none at .*photo"):
-        sources.read_folder(tmp_path / "photo")
-
-
-def test_missing_train_or_test_is_named(photos: Path) -> None:
-    (photos / "test").rename(photos / "val")
-    with pytest.raises(ValueError, match="without test/"):
-        sources.read_folder(photos)
-    with pytest.raises(ValueError, match="without train/"):
-        sources.read_folder(photos / "val")
-
-
-def test_class_missing_in_test_is_named(photos: Path) -> None:
-    (photos / "train" / "bird").mkdir()
-    with pytest.raises(ValueError, match=r"\['bird'\] are in one only"):
-        sources.read_folder(photos)
-
-
-def test_one_class_is_too_few(photos: Path) -> None:
-    for split in ("train", "test"):
-        (photos / split / "dog").rename(photos / split / ".dog")
-    with pytest.raises(ValueError, match="at least 2 classes"):
-        sources.read_folder(photos)
-
-
-def test_class_without_images_is_named(photos: Path) -> None:
-    (photos / "test" / "dog" / "a.png").unlink()
-    with pytest.raises(ValueError, match="test/dog must hold at least one image"):
-        sources.read_folder(photos)
-
-
-def test_unreadable_image_is_named(photos: Path) -> None:
-    path = photos / "train" / "cat" / "a.png"
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(ValueError, match=r"train/cat/a\.png is no readable image"):
-        sources.read_folder(photos)
-
-
-def test_a_folder_among_the_images_is_named(photos: Path) -> None:
-    (photos / "train/cat/more").mkdir()
-    with pytest.raises(ValueError, match=r"train/cat/more must be an image, got a folder; move"):
-        sources.read_folder(photos)
-
-
-@pytest.mark.parametrize(("mode", "name"), [("I;16", "a.png"), ("F", "a.tiff")])
-def test_an_image_of_more_than_8_bits_is_refused_since_it_would_be_cut_off(photos: Path, mode: str, name: str) -> None:
-    Image.new(mode, (40, 40)).save(photos / "train/cat" / name)
-    with pytest.raises(ValueError, match=rf"train/cat/{name} must have 8 bits a channel, got Pillow's mode {mode}; "):
-        sources.read_folder(photos)
-
-
-def test_unknown_name_or_missing_folder_is_an_error() -> None:
-    for name in ("cifar10", "folder"):
-        with pytest.raises(ValueError, match=r"data\.name must be"):
-            sources.load_dataset(name=name)
+def test_digits_come_in_any_size() -> None:
+    assert sources.load_dataset(name="digits", image_size=64, limit_per_class=1).train.images.shape == (10, 64, 64, 3)
 
 
 def test_limit_keeps_the_first_of_each_class_in_order() -> None:
@@ -445,20 +354,6 @@ def test_limit_below_one_is_an_error() -> None:
 def test_limit_applies_to_train_and_test() -> None:
     digits = sources.load_dataset(name="digits", limit_per_class=3)
     assert np.bincount(digits.train.labels).tolist() == np.bincount(digits.test.labels).tolist() == [3] * 10
-
-
-def test_download_tells_of_test_images_that_are_trained_on(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    params = load_params(ROOT / "presets" / "demo.yaml", complete=False).model_dump(mode="json")
-    params["data"].update(name="folder", folder=str(photos))
-    Path("params.yaml").write_text(yaml.safe_dump(params))
-    download.main()
-    assert "are among the training images" not in capsys.readouterr().out
-    shutil.copy(photos / "test" / "cat" / "a.png", photos / "train" / "cat" / "again.png")
-    download.main()
-    assert "of the test images, 1 are among the training images, too" in capsys.readouterr().out
 
 
 def test_written_images_are_the_same_bytes_every_time_and_need_no_pickle(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from stages.lib.network.googlenet import GoogLeNet
 from stages.lib.params import Compute, Params, Recipe, StudentRecipe
 from stages.lib.pruning.sparsity import RisingSparsity
 from stages.lib.pruning.weights import prune_weights
+from stages.lib.training import batches, resume
 from stages.lib.training import fit as training
-from stages.lib.training import resume
 from stages.lib.training import step as run
 from stages.lib.training.devices import pick_device, pick_precision
 from stages.lib.training.resume import ResumeFile
@@ -69,6 +69,14 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         original(self, current)
 
     monkeypatch.setattr(run.Run, "train_step", train_step)
+
+
+def test_images_that_fill_the_memory_are_read_batch_by_batch_and_give_the_same_weights(
+    tiny: GoogLeNet, images: Images, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(tiny, images, images, recipe=recipe)
+    monkeypatch.setattr(batches, "MEMORY_SHARE", 0)
+    assert torch.equal(weights(fit(tiny, images, images, recipe=recipe).model), weights(whole.model))
 
 
 def test_training_learns_what_can_be_learned(tiny: GoogLeNet, images: Images, recipe: Recipe) -> None:
@@ -159,7 +167,9 @@ def test_the_curve_is_of_the_validation_images_and_of_the_model_that_is_kept(
 def test_a_state_is_of_one_teacher_one_mask_schedule_and_one_set_of_images(
     tiny: GoogLeNet, images: Images, recipe: Recipe, demo: Params
 ) -> None:
-    student = StudentRecipe.model_validate(recipe.model_dump() | {"distillation": demo.finetune.distillation})
+    student = StudentRecipe.model_validate(
+        recipe.model_dump(exclude={"start"}) | {"distillation": demo.finetune.distillation}
+    )
     other_teacher = copy.deepcopy(tiny)
     with torch.no_grad():
         other_teacher.linear.bias += 1
@@ -193,7 +203,7 @@ def test_the_recipe_decides_whether_there_is_a_teacher(
     for loss in ("none", "kd"):
         told = demo.finetune.distillation.model_copy(update={"loss": loss})
         student = StudentRecipe.model_validate(
-            recipe.model_dump() | {"epochs": 0.1, "warmup_epochs": 0, "distillation": told}
+            recipe.model_dump(exclude={"start"}) | {"epochs": 0.1, "warmup_epochs": 0, "distillation": told}
         )
         fit(tiny, images, images, recipe=student, teacher=tiny)
     assert teachers == [None, tiny]
@@ -399,7 +409,7 @@ def test_a_step_reads_nothing_back_from_its_device(
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     monkeypatch.setattr(torch, "_sample_dirichlet", torch.rand_like)
     changes = {"trivial_augment": True, "mixup": 0.0, "cutmix": 0.0, mix: 0.5}
-    settings = recipe.model_dump() | {"augmentation": recipe.augmentation.model_copy(update=changes)}
+    settings = recipe.model_dump(exclude={"start"}) | {"augmentation": recipe.augmentation.model_copy(update=changes)}
     student = StudentRecipe.model_validate(settings | {"distillation": demo.finetune.distillation})
     training_run = run.Run(tiny, images, compute=CPU, recipe=student, teacher=tiny, **extras)
     training_run.train_step(0)

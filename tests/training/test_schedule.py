@@ -31,5 +31,10 @@ def test_rate_starts_above_zero_and_falls_along_its_curve(recipe: Recipe, schedu
 
 
 def test_sizes_take_their_shares_of_the_steps_in_order(recipe: Recipe) -> None:
-    sizes = [image_size(step, recipe=recipe, steps_per_epoch=10) for step in range(100)]
+    sizes = [image_size(step, recipe=recipe, steps_per_epoch=10, full_size=32) for step in range(100)]
     assert sizes == [16] * 60 + [24] * 20 + [32] * 20
+
+
+def test_sizes_are_in_proportion_to_those_of_whole_images(recipe: Recipe) -> None:
+    sizes = {image_size(step, recipe=recipe, steps_per_epoch=10, full_size=128) for step in range(100)}
+    assert sizes == {64, 96, 128}

@@ -1,7 +1,7 @@
 """Model files: safetensors whose one metadata entry, `architecture`, rebuilds the network. Nothing is pickled."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -14,8 +14,10 @@ from stages.lib.network.googlenet import Architecture, GoogLeNet
 
 def save_model(model: GoogLeNet, path: Path) -> None:
     """Write the weights and the architecture; the same model gives the same bytes."""
-    optional = ("ranks", "weight_levels")  # left out where there are none
-    values = {key: value for key, value in asdict(model.architecture).items() if value or key not in optional}
+    values = asdict(model.architecture)
+    for key, usual in (("ranks", ()), ("weight_levels", 0), ("stem_stride", 1)):
+        if values[key] == usual:
+            del values[key]
     architecture = json.dumps(values, sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
@@ -43,3 +45,21 @@ def load_model(path: Path) -> GoogLeNet:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} must be a model written by this pipeline ({reason}); run dvc repro") from None
     return model.requires_grad_().eval()
+
+
+def load_start(path: Path, *, num_classes: int, stem_stride: int, dropout: float) -> GoogLeNet:
+    """A saved model with a new, random linear layer for `num_classes`, to be trained on other images.
+
+    Raises:
+        ValueError: If the file is not one of ours, holds a factorized or rounded model, or values that aren't finite.
+    """
+    trained = load_model(path)
+    architecture = trained.architecture
+    if architecture.ranks or architecture.weight_levels:
+        raise ValueError(f"{path} must be a model of stage train, got a factorized or rounded one; choose another")
+    state = {name: tensor for name, tensor in trained.state_dict().items() if not name.startswith("linear.")}
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise ValueError(f"{path} must hold finite weights, got others; choose another")
+    model = GoogLeNet(replace(architecture, num_classes=num_classes, stem_stride=stem_stride, dropout=dropout))
+    model.load_state_dict(state, strict=False)  # without the linear layer
+    return model

@@ -1,4 +1,4 @@
-"""GoogLeNet for 32 x 32 images, built from a plain list of channel widths.
+"""GoogLeNet for small images, built from a plain list of channel widths.
 
 Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, with batch normalization and the 5x5 convolutions as two
 3x3 ones. A pruned network is another list of widths, and a factorized one has a list of ranks too, so one class
@@ -25,6 +25,7 @@ BLOCKS = (
     (256, 160, 320, 32, 128, 128, 128),
     (384, 192, 384, 48, 128, 128, 128),
 )
+STEM_STRIDES = {1: (1, 1, 1), 2: (2, 1, 1), 4: (2, 2, 1)}  # of each convolution, so that no pixel is skipped
 POOL_AFTER = (1, 6)  # blocks that halve the resolution of what they pass on
 
 
@@ -40,6 +41,7 @@ class Architecture:
         ranks: Channels between the two factors of each layer, in the order of `widths` and the linear layer last;
             0 for a layer that is whole. Empty if all are.
         weight_levels: Weights are whole multiples, at most this many, of a scale for each output channel; 0 for any.
+        stem_stride: How many pixels become one in the first two layers: 1, 2 or 4.
     """
 
     widths: tuple[int, ...]
@@ -48,6 +50,7 @@ class Architecture:
     dropout: float
     ranks: tuple[int, ...] = ()
     weight_levels: int = 0
+    stem_stride: int = 1
 
     def __post_init__(self) -> None:
         expected = len(STEM) + sum(map(len, BLOCKS))
@@ -57,6 +60,13 @@ class Architecture:
             raise ValueError(f"ranks must be none or {expected + 1} counts of at least 0, got {list(self.ranks)}")
         if not 0 <= self.weight_levels < 128:
             raise ValueError(f"weight_levels must be in [0, 128), got {self.weight_levels}")
+        if self.stem_stride not in STEM_STRIDES:
+            raise ValueError(f"stem_stride must be one of {list(STEM_STRIDES)}, got {self.stem_stride}")
+
+
+def stem_stride_for(image_size: int) -> int:
+    """The least stride with which an image costs at most four times what one of 32 pixels costs."""
+    return next(stride for stride in STEM_STRIDES if image_size <= 64 * stride)
 
 
 def scaled_widths(width: float) -> tuple[int, ...]:
@@ -65,23 +75,30 @@ def scaled_widths(width: float) -> tuple[int, ...]:
 
 
 class ConvBN(nn.Sequential):
-    """Convolution, batch normalization, ReLU, at the same resolution.
+    """Convolution, batch normalization, ReLU.
 
     A convolution with a rank is two: 1x1 and 1x1, or a column of 3 and a row of 3.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True, rank: int = 0
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        bias: bool = True,
+        rank: int = 0,
+        stride: int = 1,
     ) -> None:
         k, pad = kernel_size, kernel_size // 2
         convolution: nn.Module
         if rank:
             convolution = nn.Sequential(
-                nn.Conv2d(in_channels, rank, (k, 1), padding=(pad, 0), bias=False),
-                nn.Conv2d(rank, out_channels, (1, k), padding=(0, pad), bias=bias),
+                nn.Conv2d(in_channels, rank, (k, 1), (stride, 1), padding=(pad, 0), bias=False),
+                nn.Conv2d(rank, out_channels, (1, k), (1, stride), padding=(0, pad), bias=bias),
             )
         else:
-            convolution = nn.Conv2d(in_channels, out_channels, k, padding=pad, bias=bias)
+            convolution = nn.Conv2d(in_channels, out_channels, k, stride, padding=pad, bias=bias)
         super().__init__(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -155,8 +172,9 @@ class GoogLeNet(nn.Module):
         ranks = architecture.ranks or (0,) * (len(widths) + 1)
         channels = 3
         self.stem = nn.Sequential()
-        for width, rank in zip(widths[: len(STEM)], ranks, strict=False):
-            self.stem.append(ConvBN(channels, width, 3, bias=False, rank=rank))
+        strides = STEM_STRIDES[architecture.stem_stride]
+        for width, rank, stride in zip(widths, ranks, strides, strict=False):
+            self.stem.append(ConvBN(channels, width, 3, bias=False, rank=rank, stride=stride))
             channels = width
         if architecture.stem_pool:
             self.stem.append(nn.MaxPool2d(3, stride=2, padding=1))
@@ -184,6 +202,6 @@ class GoogLeNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify `images`, float (N, 3, H, W) in [0, 1]; returns logits (N, num_classes)."""
-        x = self.blocks(self.stem((images - self.mean) / self.std))  # (N, C, H/8, W/8) with stem_pool
+        x = self.blocks(self.stem((images - self.mean) / self.std))  # (N, C, H/8, W/8) with stem_pool, at stem_stride 1
         logits: Tensor = self.linear(self.dropout(x.mean(dim=(2, 3))))
         return logits

@@ -29,7 +29,7 @@ class OnnxEngine:
 
         self._memory = MemoryGrowth()
         self._session = open_session(path, threads=threads)
-        self._feed = {"images": random_image()}
+        self._feed = {"images": random_image(self._session.get_inputs()[0].shape[1])}
         self._file_bytes = path.stat().st_size
 
     def run(self) -> None:
@@ -44,7 +44,7 @@ class OnnxEngine:
 class EagerEngine:
     """One checkpoint in PyTorch, for one image at a time."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, image_size: int) -> None:
         os.environ["KINETO_LOG_LEVEL"] = "99"  # read when torch is imported: the profiler talks
         import torch
 
@@ -53,7 +53,7 @@ class EagerEngine:
         torch.set_num_threads(threads)
         self._memory = MemoryGrowth()
         self._model = load_model(path)
-        self._image = torch.from_numpy(random_image()).permute(0, 3, 1, 2).contiguous() / 255  # (1, 3, 32, 32)
+        self._image = torch.from_numpy(random_image(image_size)).permute(0, 3, 1, 2).contiguous() / 255  # (1, 3, S, S)
         self._file_bytes = path.stat().st_size
 
     def run(self) -> None:
@@ -139,6 +139,6 @@ class MemoryGrowth:
         return int(psutil.Process().memory_info().rss)  # not Linux
 
 
-def random_image() -> np.ndarray:
-    """An image of noise, uint8 (1, 32, 32, 3): how long a network takes does not depend on what it sees."""
-    return np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+def random_image(size: int) -> np.ndarray:
+    """An image of noise, uint8 (1, size, size, 3): how long a network takes does not depend on what it sees."""
+    return np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)

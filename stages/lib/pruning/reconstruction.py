@@ -102,5 +102,5 @@ def _refit(layer: nn.Conv2d | nn.Linear, now: Tensor, whole: nn.Conv2d | nn.Line
 def _read(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
     """What each position of the output is a weighted sum of, (weights of an output, positions)."""
     if isinstance(layer, nn.Conv2d):
-        x = functional.unfold(x, layer.kernel_size, padding=layer.kernel_size[0] // 2)
+        x = functional.unfold(x, layer.kernel_size, padding=layer.kernel_size[0] // 2, stride=layer.stride)
     return x.transpose(0, 1).flatten(1)

@@ -44,7 +44,7 @@ def activation_ranges(
 
     Args:
         path: The fp32 model, with the shapes of its activations.
-        images: uint8 (N, 32, 32, 3).
+        images: uint8 (N, S, S, 3).
         counts: Numbers of images, rising, from 1 to N.
         method: A key of `CALIBRATORS`.
 
@@ -84,7 +84,7 @@ def correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, images: n
     Args:
         model: The fp32 model; each Conv and Gemm has a bias of its own.
         quantized: The same, quantized by `quantize_static` in QDQ format, with weights int8 per output channel.
-        images: uint8 (N, 32, 32, 3), N at least 1.
+        images: uint8 (N, S, S, 3), N at least 1.
 
     Returns:
         A copy of `model` with other biases.

@@ -25,16 +25,16 @@ class FromImages(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """From uint8 (N, 32, 32, 3) to logits (N, num_classes)."""
+        """From uint8 (N, S, S, 3) to logits (N, num_classes)."""
         logits: Tensor = self.model(images.permute(0, 3, 1, 2).float() / 255)
         return logits
 
 
-def export_onnx(model: GoogLeNet, path: Path, *, classes: Sequence[str]) -> None:
+def export_onnx(model: GoogLeNet, path: Path, *, classes: Sequence[str], image_size: int) -> None:
     """Write `model` as one fp32 ONNX file, batch normalization folded into the convolutions.
 
-    Its input `images` is uint8 (N, 32, 32, 3), its output `logits` float32 (N, num_classes). The metadata entry
-    `classes` holds the class names as JSON. The same model gives the same bytes.
+    Its input `images` is uint8 (N, image_size, image_size, 3), its output `logits` float32 (N, num_classes). The
+    metadata entry `classes` holds the class names as JSON. The same model gives the same bytes.
 
     Raises:
         ValueError: If there is not one name for each class.
@@ -42,7 +42,9 @@ def export_onnx(model: GoogLeNet, path: Path, *, classes: Sequence[str]) -> None
     num_classes = model.architecture.num_classes
     if len(classes) != num_classes:
         raise ValueError(f"classes must be {num_classes} names, one for each output of the model, got {len(classes)}")
-    example = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)  # one image would make the batch size a constant
+    example = torch.zeros(
+        2, image_size, image_size, 3, dtype=torch.uint8
+    )  # one image would make the batch size a constant
     program = torch.onnx.export(
         FromImages(_folded(model)).eval(),
         (example,),

@@ -52,7 +52,7 @@ def choose_calibration(
     signed activations it falls back to float for every MaxPool and many convolutions, and takes 1.7 times as long.
 
     Args:
-        calibration: Images in random order, uint8 (N, 32, 32, 3), N at least 1; of these the first ones are used.
+        calibration: Images in random order, uint8 (N, S, S, 3), N at least 1; of these the first ones are used.
         methods: Each is tried with each of `counts`. The range of an activation is all its values, all but rare ones,
             or the one that loses the least information.
         counts: Numbers of calibration images; N stands for those above it.
@@ -173,4 +173,4 @@ def _weight_scales(model: onnx.ModelProto, levels: int) -> dict[str, list[dict[s
 
 
 def _logits(path: Path, images: Images) -> np.ndarray:
-    return classify(open_session(path, threads=0), images.pixels, batch_size=VALIDATION_BATCH)
+    return classify(open_session(path, threads=0), images.pixels[:], batch_size=VALIDATION_BATCH)

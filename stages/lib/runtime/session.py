@@ -60,7 +60,7 @@ def file_sha256(path: Path) -> str:
 
 
 def classify(session: onnxruntime.InferenceSession, images: np.ndarray, *, batch_size: int) -> np.ndarray:
-    """Logits float32 (N, num_classes) of `images` uint8 (N, 32, 32, 3)."""
+    """Logits float32 (N, num_classes) of `images` uint8 (N, S, S, 3)."""
     starts = tqdm(range(0, len(images), batch_size), disable=None, leave=False, unit="batch")
     return np.concatenate([session.run(["logits"], {"images": images[i : i + batch_size]})[0] for i in starts])
 

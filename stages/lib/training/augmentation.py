@@ -12,12 +12,14 @@ from torch.nn import functional
 from stages.lib.params import Augmentation
 from stages.lib.training.trivialaugment import trivial_augment
 
+UNIT = 32  # pixels of the side of an image for which the lengths in a recipe are meant
+
 
 def resident(pixels: np.ndarray, *, size: int, padding: int, device: torch.device) -> Tensor:
     """Put images on the device, resized and with a reflected border.
 
     Args:
-        pixels: uint8 (N, 32, 32, 3).
+        pixels: uint8 (N, S, S, 3).
 
     Returns:
         uint8 (N, size + 2 * padding, size + 2 * padding, 3).
@@ -132,7 +134,7 @@ def augment(
     if recipe.trivial_augment:
         images = trivial_augment(images, fill=fill)
     if recipe.cutout:
-        images = cutout(images, side=recipe.cutout * size / 32, fill=fill)
+        images = cutout(images, side=recipe.cutout * size / UNIT, fill=fill)
     mixes = [(mixup, recipe.mixup), (cutmix, recipe.cutmix)]
     mixes = [(function, alpha) for function, alpha in mixes if alpha > 0]
     if mix and mixes:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 
+import psutil
 import torch
 
 
@@ -32,6 +33,13 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
             native = torch.cpu.get_capabilities().get("avx512_bf16", False)
         return torch.bfloat16 if native else torch.float32
     return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All the memory that the device has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return int(psutil.virtual_memory().total)
 
 
 def keep_freed_memory() -> None:

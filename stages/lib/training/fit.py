@@ -54,7 +54,7 @@ class Trained:
 
 @torch.no_grad()
 def error_rate(model: nn.Module, images: Tensor, labels: Tensor, *, precision: torch.dtype) -> float:
-    """Top-1 error in percent of `model`, in evaluation mode, on `images`, uint8 (N, 32, 32, 3)."""
+    """Top-1 error in percent of `model`, in evaluation mode, on `images`, uint8 (N, S, S, 3)."""
     correct = torch.zeros((), dtype=torch.int64, device=labels.device)
     for batch, expected in zip(images.split(500), labels.split(500), strict=True):
         with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
@@ -129,10 +129,10 @@ def _train(
     """Make all steps that are left; returns the curve and the seconds that all took."""
     batches, recipe, first = run.batches, run.recipe, rank() == 0
     val_labels = torch.from_numpy(val.labels).to(run.device)
-    full_size = val.pixels.shape[1]
+    full_size = val.size
 
     def val_error(size: int = full_size) -> float:
-        pixels = resident(val.pixels, size=size, padding=0, device=run.device)
+        pixels = resident(val.pixels[:], size=size, padding=0, device=run.device)
         return error_rate(run.result(step), pixels, val_labels, precision=run.precision)
 
     def save() -> None:
@@ -232,7 +232,6 @@ def _fingerprint(model: GoogLeNet, train: Images, run: Run) -> str:
         *code_of("network", "training"),
         masks.encode(),
         repr(settings).encode(),
-        train.pixels.tobytes(),
-        train.labels.tobytes(),
+        train.digest(),
         *weights,
     )

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from stages.lib.params import Recipe
+from stages.lib.training.augmentation import UNIT
 
 
 def learning_rate(step: int, *, recipe: Recipe, steps_per_epoch: int) -> float:
@@ -16,8 +17,8 @@ def learning_rate(step: int, *, recipe: Recipe, steps_per_epoch: int) -> float:
     return recipe.lr * (1 - done if recipe.schedule == "one_cycle" else (1 + math.cos(math.pi * done)) / 2)
 
 
-def image_size(step: int, *, recipe: Recipe, steps_per_epoch: int) -> int:
-    """Side in pixels of the images of a step."""
+def image_size(step: int, *, recipe: Recipe, steps_per_epoch: int, full_size: int) -> int:
+    """Side in pixels of the images of a step, where whole ones have `full_size`."""
     shares = np.cumsum(list(recipe.image_sizes.values()))
     phase = np.searchsorted(shares / shares[-1], step / (recipe.epochs * steps_per_epoch), side="right")
-    return list(recipe.image_sizes)[int(phase)]
+    return round(list(recipe.image_sizes)[int(phase)] * full_size / UNIT)

@@ -133,8 +133,7 @@ class Run:
         name = fingerprint(
             *code_of("network", "training"),
             repr((settings, self.teacher.architecture, self.precision, self.device.type, share)).encode(),
-            train.pixels.tobytes(),
-            train.labels.tobytes(),
+            train.digest(),
             *state,
         )
         return TeacherLogits(
