@@ -40,6 +40,23 @@ params: install ## write the complete params.yaml of presets/$(PRESET).yaml
 repro: install ## run whatever is out of date
 	$(VENV)/bin/dvc repro
 
+bench-train: install ## compare the speed of our training loop with the customary one
+	$(VENV)/bin/python -m benchmarks.train
+
+bench-here: install ## measure the pulled models on this machine; SAVE=NAME keeps the latencies for the report
+	$(VENV)/bin/python -m benchmarks.here $(if $(SAVE),--save $(SAVE))
+
+bench-compress: $(BENCH_VENV)/.installed ## compare our int8 base with what ONNX Runtime and NNCF make of it
+	$(BENCH_VENV)/bin/python -m benchmarks.compress
+
+$(BENCH_VENV)/.installed: requirements.txt requirements-bench.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --requirement requirements-bench.txt
+	touch $@
+
+tune-lowrank: install ## measure which layers gain from a factorization
+	$(VENV)/bin/python -m benchmarks.tune_lowrank
+
 test: install ## run all tests
 	$(VENV)/bin/pytest
 

@@ -8,8 +8,10 @@ A ratio is taken in each round; the median counts, and 5th to 95th percentile sa
 """
 
 import argparse
+import hashlib
 import importlib.util
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,14 +22,24 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from stages.lib.artifacts import METRICS, evaluation_path, model_path, onnx_path, packed_path, profile_path, read_json
+from stages.lib.artifacts import (
+    MACHINES,
+    METRICS,
+    evaluation_path,
+    model_path,
+    onnx_path,
+    packed_path,
+    profile_path,
+    read_json,
+    write_json,
+)
 from stages.lib.models import MODELS, PRECISIONS, Model, variant_name
 from stages.lib.params import load_params
 from stages.lib.profiling.engines import OnnxEngine
 from stages.lib.profiling.machine import CPU_FLAGS, count_threads, describe_cpu
 from stages.lib.profiling.measuring import Measurement, measure
 from stages.lib.report.formatting import times
-from stages.lib.runtime.session import open_session, read_evaluated
+from stages.lib.runtime.session import open_session, read_evaluated, read_model
 from stages.lib.stage import one_line_errors
 
 DOT_PRODUCTS = "asimddp"  # ARM's instructions for int8
@@ -42,8 +54,8 @@ HEADERS = (
 )
 
 
-def main() -> None:
-    """Read the models and what was recorded of them, print a table."""
+def main(save: str | None = None) -> None:
+    """Read the models and what was recorded of them, print a table and maybe save latencies for the report."""
     params = load_params()
     threads = count_threads(params.profile.threads)
     metrics, costs = read_json(METRICS), read_json(profile_path())["variants"]
@@ -52,6 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = find_files(models, exports=Path(folder))
         refuse_others([model.name for model in models], paths, exports=Path(folder))
+        digests = {name: hashlib.sha256(read_model(path)).hexdigest() for name, path in paths.items()}
         print(f"measuring {len(paths)} models with {threads} threads", flush=True)
         engines: dict[str, Callable[[], OnnxEngine]] = {
             name: partial(OnnxEngine, path, threads) for name, path in paths.items()
@@ -61,6 +74,13 @@ def main() -> None:
     print(f"{setting(threads)}\n")
     rows = table_rows(measured, recorded, rounds=params.profile.rounds)
     print(tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True))
+    if save:
+        variants = {
+            name: {"file_sha256": digests[name], "latency_cpu_ms": each.percentile_ms(50)}
+            for name, each in measured.items()
+        }
+        write_json(MACHINES / f"{save}.json", {"machine": setting(threads), "variants": variants})
+        print(f"\nsaved in {MACHINES / save}.json; commit it, and `dvc repro report` shows it in the report")
 
 
 def find_files(models: Sequence[Model], *, exports: Path) -> dict[str, Path]:
@@ -146,6 +166,17 @@ def table_rows(
     return rows
 
 
+def file_name(text: str) -> str:
+    """The name of a file without its suffix.
+
+    Raises:
+        argparse.ArgumentTypeError: If it has other signs than letters, digits, - and _.
+    """
+    if not re.fullmatch(r"[\w-]+", text):
+        raise argparse.ArgumentTypeError(f"must have letters, digits, - and _ alone, got {text!r}")
+    return text
+
+
 def setting(threads: int) -> str:
     """What latencies here depend on: the CPU, those of its vector instructions that int8 needs, threads, version."""
     cpu, instructions = describe_cpu()
@@ -154,6 +185,10 @@ def setting(threads: int) -> str:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--save", type=file_name, metavar="NAME", help="keep the latencies in reports/machines/NAME.json"
+    )
+    arguments = parser.parse_args()
     with one_line_errors("bench-here"):
-        main()
+        main(arguments.save)

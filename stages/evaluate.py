@@ -2,13 +2,11 @@
 
 import argparse
 
-import numpy as np
-
-from stages.lib.artifacts import TEST_IMAGES, evaluation_path, onnx_path, write_json
+from stages.lib.artifacts import TEST_IMAGES, evaluation_path, file_sha256, onnx_path, write_json
 from stages.lib.images import read_images
 from stages.lib.models import MODELS, PRECISIONS, variant_name
 from stages.lib.params import load_params
-from stages.lib.runtime.session import classify, error_pct, file_sha256, find_missed, open_session
+from stages.lib.runtime.session import calibration_error_pct, classify, error_pct, open_session
 from stages.lib.stage import one_line_errors
 
 BATCH_SIZE = 100
@@ -28,8 +26,11 @@ def main() -> None:
     errors = {
         "top1_error_pct": error_pct(logits, images.labels, top=1),
         "top5_error_pct": error_pct(logits, images.labels, top=5),
+        "calibration_error_pct": calibration_error_pct(logits, images.labels),
         "num_images": len(images),
-        "missed_hex": np.packbits(find_missed(logits, images.labels, top=1)).tobytes().hex(),
+        "classes": images.classes,
+        "labels": " ".join(map(str, images.labels)),
+        "predictions": " ".join(map(str, logits.argmax(axis=1))),
         "file_sha256": file_sha256(path),
     }
     write_json(evaluation_path(args.model, args.precision), errors)

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from tqdm import tqdm
 
 from stages.lib.runtime.preparation import prepare
-from stages.lib.runtime.session import open_session
-from stages.lib.stage import one_line_errors, printable
+from stages.lib.runtime.session import open_session, softmax
+from stages.lib.stage import one_line_errors, printable, track
 
 TOP = 5
 
@@ -79,15 +78,13 @@ def predict(
 ) -> Iterator[tuple[Path, np.ndarray]]:
     """Each image and the probabilities of its classes, float32 (num_classes,); what can't be read joins `problems`."""
     size = session.get_inputs()[0].shape[1]
-    for path in tqdm(paths, disable=None, leave=False, unit="image"):
+    for path in track(paths, unit="image"):
         try:
             image = prepare(path, size)[None]  # uint8 (1, size, size, 3)
         except ValueError as error:
             problems.append(str(error))
             continue
-        logits = session.run(["logits"], {"images": image})[0][0]
-        exponentials = np.exp(logits - logits.max())
-        yield path, exponentials / exponentials.sum()
+        yield path, softmax(session.run(["logits"], {"images": image})[0])[0]
 
 
 if __name__ == "__main__":

@@ -1,20 +1,36 @@
-"""Measure what every variant costs on this machine, all of them side by side: `python -m stages.profile`."""
+"""Measure what every variant costs on this machine, all of them side by side: `python -m stages.profile`.
+
+With `--device cuda`, which needs a GPU, it measures the models in PyTorch there and writes reports/profile-cuda.json,
+which the report shows for as long as the models stay the same.
+"""
 
 import argparse
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from stages.lib.artifacts import evaluation_path, model_path, onnx_path, packed_path, profile_path, write_json
+from stages.lib.artifacts import (
+    cuda_profile_path,
+    evaluation_path,
+    file_sha256,
+    model_path,
+    onnx_path,
+    packed_path,
+    profile_path,
+    write_json,
+)
 from stages.lib.models import MODELS, PRECISIONS, variant_name
 from stages.lib.params import load_params
-from stages.lib.profiling.engines import EagerEngine, OnnxEngine
+from stages.lib.profiling.engines import CudaEngine, EagerEngine, OnnxEngine
 from stages.lib.profiling.machine import count_threads, describe_machine
 from stages.lib.profiling.measuring import Engine, Measurement, measure
 from stages.lib.runtime.session import read_evaluated
 from stages.lib.stage import one_line_errors
 
 COUNTS = ("num_parameters", "num_nonzero_parameters", "macs")
+BATCH_SIZE = 64
+BATCHES = 5  # that the throughput is the median of
 
 
 def main() -> None:
@@ -23,40 +39,51 @@ def main() -> None:
     threads = count_threads(params.profile.threads)
 
     engines: dict[str, Callable[[], Engine]] = {}
+    paths: dict[str, Path] = {}
     onnx_bytes: dict[str, int] = {}
     for each in MODELS.values():
         engines[f"{each.name} in PyTorch"] = partial(
             EagerEngine, model_path(each.name), threads, params.data.image_size
         )
         for precision in PRECISIONS:
-            path = (packed_path if each.packed else onnx_path)(each.name, precision)
-            onnx_file = read_evaluated(path, evaluation_path(each.name, precision))
             name = variant_name(each.name, precision)
-            onnx_bytes[name] = len(onnx_file)
-            engines[name] = partial(OnnxEngine, path, threads)
+            paths[name] = (packed_path if each.packed else onnx_path)(each.name, precision)
+            onnx_bytes[name] = len(read_evaluated(paths[name], evaluation_path(each.name, precision)))
+            engines[name] = partial(OnnxEngine, paths[name], threads)
     print(f"measuring {len(engines)} engines, threads: {threads}", flush=True)
     measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
+    print(f"measuring the throughput in batches of {BATCH_SIZE}", flush=True)
 
-    machine = describe_machine(threads=threads)
     eager, variants = {}, {}
     for model in MODELS:
         measurement = measured[f"{model} in PyTorch"]
-        machine["gpu"] = measurement.facts.pop("gpu")
-        eager[model] = measurement.facts | latencies(measurement, "eager", rounds=params.profile.rounds)
+        digest = {"checkpoint_sha256": file_sha256(model_path(model))}
+        eager[model] = measurement.facts | digest | latencies(measurement, "eager", rounds=params.profile.rounds)
         counts = {key: measurement.facts[key] for key in COUNTS}
         for precision in PRECISIONS:
             name = variant_name(model, precision)
-            costs = measured[name].facts | {"onnx_bytes": onnx_bytes[name]}
+            costs = measured[name].facts | {"onnx_bytes": onnx_bytes[name]} | throughput(paths[name], threads)
             variants[name] = counts | costs | latencies(measured[name], "cpu", rounds=params.profile.rounds)
-            print(f"{name}: {variants[name]['latency_cpu_ms']:.2f} ms, {variants[name]['memory_mb']:.0f} MB")
+            print(
+                f"{name}: {variants[name]['latency_cpu_ms']:.2f} ms, {variants[name]['memory_mb']:.0f} MB", flush=True
+            )
     profile = {
-        "machine": machine,
+        "machine": describe_machine(threads=threads),
         "rounds": params.profile.rounds,
         "calls_per_round": params.profile.calls_per_round,
+        "batch_size": BATCH_SIZE,
         "variants": variants,
         "eager": eager,
     }
     write_json(profile_path(), profile)
+
+
+def throughput(path: Path, threads: int) -> dict[str, float]:
+    """Images a second in batches, with one thread and with `threads`, in turns."""
+    keys = {"images_per_s_1_thread": 1, "images_per_s": threads}
+    engines = {key: partial(OnnxEngine, path, count, BATCH_SIZE) for key, count in keys.items()}
+    measured = measure(engines, rounds=BATCHES, calls_per_round=1)
+    return {key: 1000 * BATCH_SIZE / measured[key].percentile_ms(50) for key in keys}
 
 
 def latencies(measurement: Measurement, where: str, *, rounds: int) -> dict[str, Any]:
@@ -69,7 +96,33 @@ def latencies(measurement: Measurement, where: str, *, rounds: int) -> dict[str,
     }
 
 
+def profile_cuda() -> None:
+    """Measure the models on the GPU, write reports/profile-cuda.json."""
+    params = load_params()
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError("--device cuda needs a GPU that PyTorch can use, found none; leave it out")
+    threads = count_threads(params.profile.threads)
+    engines = {name: partial(CudaEngine, model_path(name), threads, params.data.image_size) for name in MODELS}
+    measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
+    models = {
+        name: {
+            "checkpoint_sha256": file_sha256(model_path(name)),
+            "latency_cuda_ms": measurement.percentile_ms(50),
+            **measurement.facts,
+        }
+        for name, measurement in measured.items()
+    }
+    write_json(cuda_profile_path(), {"models": models})
+
+
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    device = parser.parse_args().device
     with one_line_errors("profile"):
-        main()
+        if device == "cuda":
+            profile_cuda()
+        else:
+            main()

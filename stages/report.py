@@ -3,12 +3,12 @@
 import argparse
 import json
 
-from stages.lib.artifacts import METRICS, REPORTS, replacing
+from stages.lib.artifacts import LATENCIES, METRICS, REPORTS, replacing
 from stages.lib.params import load_params
 from stages.lib.report.figures import draw_channels, draw_curves, draw_tradeoffs, shows_channels
-from stages.lib.report.render import render_report
+from stages.lib.report.render import render_card, render_page, render_report
 from stages.lib.report.results import read_findings, read_results
-from stages.lib.report.tables import metrics, variant_rows
+from stages.lib.report.tables import latencies, metrics, tradeoffs, variant_rows
 from stages.lib.stage import one_line_errors
 
 
@@ -21,7 +21,11 @@ def main() -> None:
         REPORTS / "figures" / "curves.svg": draw_curves(results),
         REPORTS / "figures" / "tradeoffs.svg": draw_tradeoffs(rows),
         REPORTS / "report.md": render_report(results, findings=findings),
+        REPORTS / "report.html": render_page(results, findings=findings),
+        REPORTS / "variants.csv": tradeoffs(rows),
         METRICS: json.dumps(metrics(rows), indent=2) + "\n",
+        LATENCIES: json.dumps(latencies(rows), indent=2) + "\n",
+        **{REPORTS / "cards" / f"{row.name}.md": render_card(results, row) for row in rows},
     }
     channels = REPORTS / "figures" / "channels.svg"
     if shows_channels(results.compression):

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from stages.lib.models import FINETUNED, MODELS, PACKED, PRECISIONS
+from stages.lib.artifacts import onnx_path, packed_path
+from stages.lib.models import FINETUNED, MODELS, PACKED, PRECISIONS, variant_name
 from stages.lib.params import Params
 
 ROOT = Path(__file__).parents[1]
@@ -172,6 +173,31 @@ def test_images_stay_out_of_the_remote_and_weights_are_cached() -> None:
             assert options.get("cache", True) or path.startswith("reports/")
 
 
-def test_only_one_metrics_file() -> None:
+def test_every_make_target_that_is_named_anywhere_has_a_recipe() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([\w-]+):.*\n\t", makefile, re.MULTILINE))
+    phony = re.search(r"^\.PHONY: (.*)", makefile, re.MULTILINE)
+    assert phony and set(phony[1].split()) - {"install"} == targets - {"install"}
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("stages/**/*.py"),
+        *ROOT.glob("stages/**/*.j2"),
+    ]:
+        assert set(re.findall(r"`make ([\w-]+)", path.read_text())) <= targets | {"install"}, path
+
+
+def test_metrics_that_differ_by_machine_have_a_file_of_their_own() -> None:
     metrics = [metric for stage in STAGES.values() for metric in stage.get("metrics", [])]
-    assert [next(iter(metric)) for metric in metrics] == ["metrics.json"]
+    assert [next(iter(metric)) for metric in metrics] == ["metrics.json", "reports/latency.json"]
+
+
+def test_every_shipped_model_is_an_artifact() -> None:
+    shipped = {
+        variant_name(model.name, precision): (packed_path if model.packed else onnx_path)(model.name, precision)
+        for model in MODELS.values()
+        for precision in PRECISIONS
+        if model.packed or precision == "int8"
+    }
+    listed = yaml.safe_load((ROOT / "dvc.yaml").read_text())["artifacts"]
+    assert {name: Path(entry["path"]) for name, entry in listed.items()} == shipped

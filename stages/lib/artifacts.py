@@ -1,6 +1,7 @@
 """Where everything lies, and files that appear whole or not at all."""
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -16,6 +17,8 @@ TEST_IMAGES = Path("data/test.npz")
 EXTERNAL = Path("external")
 REPORTS = Path("reports")
 METRICS = Path("metrics.json")
+LATENCIES = REPORTS / "latency.json"
+MACHINES = REPORTS / "machines"
 _ARTIFACTS = Path("artifacts")
 
 
@@ -67,6 +70,17 @@ def evaluation_path(model: str, precision: str) -> Path:
 def profile_path() -> Path:
     """What all variants cost."""
     return _ARTIFACTS / "profile.json"
+
+
+def cuda_profile_path() -> Path:
+    """What the models took on a GPU, measured apart on any machine that has one."""
+    return REPORTS / "profile-cuda.json"
+
+
+def file_sha256(path: Path) -> str:
+    """What identifies a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from stages.lib.costs import count_macs
 from stages.lib.network.googlenet import ConvBN, GoogLeNet
+from stages.lib.stage import track
 
 BATCH_SIZE = 64
 BISECTIONS = 60
@@ -141,7 +142,7 @@ def _measure(model: GoogLeNet, names: Sequence[str], images: Tensor) -> dict[str
         moments[module] = _Moments(weight, stride=layer.stride[0] if isinstance(layer, nn.Conv2d) else 1)
     handles = [module.register_forward_pre_hook(moments[module].add) for module in moments]
     try:
-        for batch in images.split(BATCH_SIZE):
+        for batch in track(images.split(BATCH_SIZE), unit="batch"):
             model.eval()(batch)
     finally:
         for handle in handles:

@@ -5,12 +5,19 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Self, TypeVar
 
 import psutil
+from tqdm import tqdm
+
+Item = TypeVar("Item")
 
 LAUNCHER = "TRAIN_LAUNCHER"
+LINE_EVERY_S = 10
 INIT = 1  # the process that adopts orphans
 
 
@@ -97,6 +104,39 @@ def _one_line(error: Exception) -> str:
 def printable(text: str) -> str:
     """The text without characters that a terminal would obey."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+class Steps:
+    """Shows how much of some work is done, with the time left: a bar on a terminal, else a line every ten seconds."""
+
+    def __init__(self, total: int, *, unit: str) -> None:
+        self._bar = tqdm(total=total, disable=None, leave=False, unit=unit)
+        self._total, self._unit, self._done = total, unit, 0
+        self._started = self._shown = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self) -> None:
+        """One more is done."""
+        self._bar.update()
+        self._done += 1
+        now = time.monotonic()
+        if self._bar.disable and now - self._shown > LINE_EVERY_S and self._done < self._total:
+            self._shown = now
+            left = timedelta(seconds=round((now - self._started) * (self._total - self._done) / self._done))
+            print(f"{self._unit} {self._done} of {self._total}  left {left}", flush=True)
+
+
+def track(items: Sequence[Item], *, unit: str) -> Iterator[Item]:
+    """The items, with `Steps` shown while they are worked on."""
+    with Steps(len(items), unit=unit) as steps:
+        for item in items:
+            yield item
+            steps.advance()
 
 
 def relaunch(module: str) -> None:

@@ -1,3 +1,4 @@
+import argparse
 import hashlib
 import importlib.util
 import json
@@ -44,6 +45,13 @@ def test_missing_model_names_the_remedy(pulled: Path, monkeypatch: pytest.Monkey
     (pulled / "artifacts/int8/base.onnx").unlink()
     with pytest.raises(ValueError, match=r"int8/base.onnx must .*; run dvc pull --allow-missing$"):
         here.find_files([BASE], exports=Path("exports"))
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a b"])
+def test_latencies_are_saved_under_a_plain_name_alone(name: str) -> None:
+    assert here.file_name("pi-5") == "pi-5"
+    with pytest.raises(argparse.ArgumentTypeError, match="must have letters"):
+        here.file_name(name)
 
 
 @pytest.mark.usefixtures("pulled")

@@ -16,10 +16,12 @@ import pytest
 import torch
 from torch import nn
 
+from stages import profile
 from stages.lib.costs import count_macs, count_nonzero_parameters, count_parameters
 from stages.lib.models import variant_name
 from stages.lib.network.checkpoint import save_model
 from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
+from stages.lib.params import Params, render_params
 from stages.lib.profiling import machine, measuring
 from stages.lib.profiling.engines import EagerEngine, MemoryGrowth, OnnxEngine
 from stages.lib.profiling.measuring import Measurement, measure
@@ -219,7 +221,6 @@ def test_engines_report_what_the_profile_needs(tmp_path: Path) -> None:
     assert eager["macs"] == count_macs(model, torch.zeros(1, 3, 32, 32))
     assert eager["checkpoint_bytes"] == (tmp_path / "tiny.safetensors").stat().st_size
     assert isinstance(eager["profiler_cpu_ms"], float) and eager["profiler_cpu_ms"] > 0
-    assert (eager["gpu"] is None) == (eager["profiler_cuda_ms"] is None) == (eager["latency_cuda_ms"] is None)
     assert ort["file_bytes"] == (tmp_path / "tiny.onnx").stat().st_size
     assert isinstance(ort["memory_mb"], float) and ort["memory_mb"] > 0
 
@@ -260,3 +261,19 @@ def test_engine_of_a_packed_model_counts_the_packed_file(tiny: GoogLeNet, tmp_pa
     engine = OnnxEngine(path, threads=1)
     engine.run()
     assert engine.facts()["file_bytes"] == path.stat().st_size
+
+
+def test_throughput_is_measured_in_batches_with_one_thread_and_all(tiny: GoogLeNet, tmp_path: Path) -> None:
+    export_onnx(tiny, tmp_path / "tiny.onnx", classes=["ant", "bee", "cat"], image_size=32)
+    speeds = profile.throughput(tmp_path / "tiny.onnx", threads=2)
+    assert set(speeds) == {"images_per_s_1_thread", "images_per_s"} and min(speeds.values()) > 64
+    engine = OnnxEngine(tmp_path / "tiny.onnx", threads=1, batch_size=64)
+    assert engine._feed["images"].shape == (64, 32, 32, 3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_profile_on_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(render_params(Params()))
+    with pytest.raises(ValueError, match="--device cuda needs a GPU that PyTorch can use, found none; leave it out"):
+        profile.profile_cuda()

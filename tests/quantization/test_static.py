@@ -21,6 +21,7 @@ from stages.lib.pruning.weights import prune_weights
 from stages.lib.quantization import static as quantization
 from stages.lib.quantization.calibration import activation_ranges, correct_biases
 from stages.lib.quantization.export import export_onnx
+from stages.lib.quantization.layers import layer_errors
 from stages.lib.quantization.static import choose_calibration
 from stages.lib.runtime.session import classify, open_session
 
@@ -88,6 +89,22 @@ def named_path(fp32_path: Path, images: np.ndarray, tmp_path: Path, monkeypatch:
     """The int8 file with the quantizer's names, by which weights are known."""
     monkeypatch.setattr(quantization, "_shortened", lambda model: model)
     return quantized(Path(shutil.copy(fp32_path, tmp_path)), images, method="minmax")
+
+
+def test_the_error_of_each_layer_shows_which_one_was_spoiled(
+    fp32_path: Path, named_path: Path, images: np.ndarray, model: GoogLeNet
+) -> None:
+    spoiled = onnx.load(named_path)
+    errors = {each["name"]: float(each["error_pct"]) for each in layer_errors(fp32_path, spoiled, images)}
+    assert set(errors) == set(model.layers())
+    assert all(0 < error < 60 for error in errors.values())
+    scale = next(
+        tensor for tensor in spoiled.graph.initializer if tensor.name == "model.blocks.4.branch1.0.weight_scale"
+    )
+    scale.CopyFrom(onnx.numpy_helper.from_array(3 * onnx.numpy_helper.to_array(scale), scale.name))
+    worse = {each["name"]: float(each["error_pct"]) for each in layer_errors(fp32_path, spoiled, images)}
+    assert max(worse, key=lambda name: worse[name] - errors[name]) == "blocks.4.branch1"
+    assert worse["blocks.3.branch1"] == errors["blocks.3.branch1"]
 
 
 def logits_of(path: Path, images: np.ndarray) -> np.ndarray:

@@ -20,18 +20,25 @@ ERRORS_PCT = dict.fromkeys(MODELS, 23.2) | {"base": 22.9, "structured": 23.5, "l
 LATENCIES_MS = dict.fromkeys(MODELS, 6.0) | {"structured": 4.0, "lowrank": 3.0, "distilled": 1.0}
 MEGABYTES_INT8 = dict.fromkeys(MODELS, 6.4) | {"structured": 4.0, "lowrank": 4.6, "distilled": 0.8}
 PARAMETERS = {name: round(1e6 * megabytes) for name, megabytes in MEGABYTES_INT8.items()}
+SUPERCLASSES = yaml.safe_load((ROOT / "stages/lib/report/superclasses.yaml").read_text(encoding="utf-8"))
+CLASSES = [name for names in SUPERCLASSES.values() for name in names]  # neighbours are mostly of one superclass
 HEADER = "epoch,train_loss,val_error_pct,image_size,val_error_at_size_pct"
 
 
 def accuracy(*missed: range, num_images: int = NUM_IMAGES) -> dict[str, Any]:
     """Of a model that misses the images of these ranges."""
-    images = sorted({image for numbers in missed for image in numbers})
-    bits = sum(1 << (8 * -(-num_images // 8) - 1 - image) for image in images)
+    images = {image for numbers in missed for image in numbers}
+    labels = [image % len(CLASSES) for image in range(num_images)]
+    predictions = [(label + (image in images)) % len(CLASSES) for image, label in enumerate(labels)]
     return {
         "top1_error_pct": 100 * len(images) / num_images,
         "top5_error_pct": 6.126,
+        "calibration_error_pct": 3.214,
         "num_images": num_images,
-        "missed_hex": bits.to_bytes(-(-num_images // 8), "big").hex(),
+        "classes": CLASSES,
+        "labels": " ".join(map(str, labels)),
+        "predictions": " ".join(map(str, predictions)),
+        "file_sha256": "ab12",
     }
 
 
@@ -60,6 +67,7 @@ class Run:
             if MODELS[model].finetuned:
                 write_json(artifacts.compression_path(model), self._compression(model))
         write_json(artifacts.profile_path(), self._profile())
+        write_json(artifacts.cuda_profile_path(), {"models": {}})
 
     @staticmethod
     def results() -> Results:
@@ -86,6 +94,24 @@ class Run:
         place |= values
         write_json(path, content)
 
+    def add_gpu(self, **changes: object) -> None:
+        """Measure the base on a GPU."""
+        cost = {
+            "checkpoint_sha256": "base-digest",
+            "gpu": "Example GPU",
+            "latency_cuda_ms": 1.5,
+            "profiler_cuda_ms": 1.25,
+        }
+        write_json(artifacts.cuda_profile_path(), {"models": {"base": cost | changes}})
+
+    def add_machine(self, name: str, **latencies_ms: float) -> None:
+        """Measure variants on another machine."""
+        variants = {
+            key.replace("_", "-"): {"file_sha256": "ab12", "latency_cpu_ms": value}
+            for key, value in latencies_ms.items()
+        }
+        write_json(artifacts.MACHINES / "other.json", {"machine": name, "variants": variants})
+
     def change_cost(self, variant: str, **values: object) -> None:
         self.change(artifacts.profile_path(), "variants", variant, **values)
 
@@ -103,6 +129,7 @@ class Run:
     def _quantization(model: str) -> dict[str, Any]:
         chosen = {"calibration_method": "percentile", "calibration_images": 256, "bias_correction": True}
         errors = {"val_error_pct": 23.1, "fp32_val_error_pct": 22.8, "candidates": [{}, {}]}
+        errors["layers"] = [{"name": "stem.0", "error_pct": 1.234}, {"name": "linear", "error_pct": 5.678}]
         return chosen | errors | {"packed_bytes": {"fp32": 3 * PARAMETERS[model], "int8": PARAMETERS[model]}}
 
     @staticmethod
@@ -127,23 +154,25 @@ class Run:
                     "latency_cpu_p5_ms": 0.97 * latency,
                     "latency_cpu_p95_ms": 1.08 * latency,
                     "memory_mb": 38.264,
+                    "images_per_s_1_thread": 512.3,
+                    "images_per_s": 987.6,
                     **latencies("cpu", latency),
                 }
         eager = {
             model: {
                 "checkpoint_bytes": 4 * PARAMETERS[model],
+                "checkpoint_sha256": f"{model}-digest",
                 "memory_mb": 71.3,
                 "profiler_cpu_ms": 4 * latency,
-                "latency_cuda_ms": None,
-                "profiler_cuda_ms": None,
                 **latencies("eager", 3 * latency),
             }
             for model, latency in LATENCIES_MS.items()
         }
         return {
-            "machine": {"cpu": "Example CPU @ 2 GHz", "threads": 2, "gpu": None, **flags, **versions},
+            "machine": {"cpu": "Example CPU @ 2 GHz", "threads": 2, **flags, **versions},
             "rounds": ROUNDS,
             "calls_per_round": 20,
+            "batch_size": 64,
             "variants": variants,
             "eager": eager,
         }

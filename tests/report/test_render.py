@@ -14,6 +14,8 @@ from tests.report.run import HEADER, Run
 SECTIONS = [
     "Which variant to ship",
     "All variants",
+    "How sure the errors are",
+    "Speed",
     "How each model was made",
     "Goals",
     "Findings",
@@ -119,8 +121,7 @@ def test_what_a_gpu_took_is_shown_where_there_was_one(run: Run) -> None:
         return next(row for row in table(run.render(), "") if row[0] == "Profiler, CUDA total")
 
     assert row()[1:3] == ["12.64 ms", "–"]
-    run.change(profile_path(), "machine", gpu="Example GPU")
-    run.change(profile_path(), "eager", "base", latency_cuda_ms=1.5, profiler_cuda_ms=1.25)
+    run.add_gpu()
     assert row()[1:3] == ["12.64 ms", "1.2 ms"] and "Example GPU" in run.render()
 
 
@@ -155,13 +156,13 @@ def test_findings_are_shown_only_for_the_run_that_they_are_about(run: Run) -> No
 
 def test_text_from_outside_breaks_no_table_and_stays_text(run: Run) -> None:
     benign = run.render()
-    names = ("cpu", "gpu", "os", "python", "torch", "onnxruntime")
+    names = ("cpu", "os", "python", "torch", "onnxruntime")
     run.change(profile_path(), "machine", **dict.fromkeys(names, HOSTILE))
     for model in MODELS:
         run.change(training_path(model), device=HOSTILE, precision=HOSTILE)
         run.change(quantization_path(model), calibration_method=HOSTILE)
     text = run.render()
-    assert text.count(escape(HOSTILE)) == 1 + len(names) + 3 * len(MODELS)
+    assert text.count(escape(HOSTILE)) == 2 + len(names) + 3 * len(MODELS)
     assert text.replace(escape(HOSTILE), "").count("|") == benign.count("|")
     assert len(text.splitlines()) == len(benign.splitlines())  # splits at every kind of line break
     run.set(data__name="folder", data__folder=HOSTILE)

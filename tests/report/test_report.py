@@ -33,7 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run = Run()
-        run.change(profile_path(), "machine", cpu=OUTSIDE, gpu=OUTSIDE, os=OUTSIDE)
+        run.change(profile_path(), "machine", cpu=OUTSIDE, os=OUTSIDE)
+        run.add_gpu(gpu=OUTSIDE)
         run.change(training_path("base"), device=OUTSIDE)
         patch.setenv("PYTHONPATH", str(ROOT))
         done = subprocess.run([sys.executable, "-W", "error", "-c", STAGE], capture_output=True, text=True)
@@ -48,9 +49,11 @@ def here(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_stage_writes_its_outputs_without_torch_or_a_word(here: Path) -> None:
-    written = {str(path.relative_to(here)) for path in here.rglob("*") if path.suffix in (".svg", ".md")}
+    written = {str(path.relative_to(here)) for path in here.rglob("*") if path.suffix in (".html", ".svg", ".md")}
     assert written == {
         "reports/report.md",
+        "reports/report.html",
+        *(f"reports/cards/{name}{suffix}.md" for name in MODELS for suffix in ("", "-int8")),
         *(f"reports/figures/{name}.svg" for name in ("channels", "curves", "tradeoffs")),
     }
     rows = variant_rows(read_results(load_params()))

@@ -24,7 +24,9 @@ WRONG_CELLS = ("text", "nan", "inf", "-1", "1e300", "1e999", '"', '"1"2', "\0", 
 
 
 def inputs() -> list[Path]:
-    return sorted([*Path("artifacts").rglob("*.json"), *Path("reports/curves").glob("*.csv")])
+    return sorted(
+        [*Path("artifacts").rglob("*.json"), artifacts.cuda_profile_path(), *Path("reports/curves").glob("*.csv")]
+    )
 
 
 def refusal(path: Path) -> str:
@@ -90,7 +92,7 @@ def test_a_wrong_value_ends_the_stage_with_a_line_that_names_the_file(kind: str)
     content = json.loads(path.read_text(encoding="utf-8"))
     for container, key in places(content):
         right = container[key]
-        takes_text = key == "gpu" or (isinstance(right, str) and key != "missed_hex")
+        takes_text = isinstance(right, str) and key not in ("labels", "predictions")
         for wrong in WRONG_VALUES:
             if wrong is not right and not (takes_text and wrong == "text"):
                 container[key] = wrong
@@ -103,7 +105,7 @@ def test_a_wrong_value_ends_the_stage_with_a_line_that_names_the_file(kind: str)
     ("path", "values"),
     [
         (artifacts.evaluation_path("base", "fp32"), accuracy(range(5)) | {"top1_error_pct": 5.0}),
-        (artifacts.evaluation_path("base", "fp32"), {"missed_hex": "ff"}),
+        (artifacts.evaluation_path("base", "fp32"), {"predictions": "1 2"}),
         (artifacts.evaluation_path("lowrank", "int8"), accuracy(range(20), num_images=NUM_IMAGES - 8)),
         (artifacts.profile_path(), {"rounds": ROUNDS + 1}),
         (artifacts.profile_path(), {"variants": {}}),
@@ -177,7 +179,8 @@ def test_numbers_at_their_limits_make_a_report(run: Run, size: str) -> None:
     for variant in ("base-int8", "lowrank"):
         run.change_cost(variant, **latencies("cpu", latency), latency_cpu_p5_ms=latency, latency_cpu_p95_ms=latency)
         run.change_cost(variant, file_bytes=count, num_parameters=count, macs=count, memory_mb=number)
-    run.change(artifacts.profile_path(), "eager", "base", **latencies("eager", latency), latency_cuda_ms=number)
+    run.change(artifacts.profile_path(), "eager", "base", **latencies("eager", latency))
+    run.add_gpu(latency_cuda_ms=number)
     run.change(artifacts.training_path("base"), num_train_images=count, seconds=number)
     run.change(artifacts.evaluation_path("base", "int8"), **accuracy(range(NUM_IMAGES * share // 100)))
     run.change(artifacts.compression_path("lowrank"), widths=[count], base_widths=[count], ranks=[count, 0])

@@ -1,11 +1,14 @@
 """The rows of the report's tables."""
 
+from pathlib import Path
+
 import pytest
 
-from stages.lib.artifacts import evaluation_path, profile_path
+from stages.lib.artifacts import evaluation_path
 from stages.lib.models import MODELS, PRECISIONS
-from stages.lib.report.tables import metrics, model_rows, original_rows, recommended, variant_rows
-from tests.report.run import ERRORS_PCT, Run, accuracy, latencies
+from stages.lib.report import tables
+from stages.lib.report.tables import metrics, model_rows, original_rows, recommended, tradeoffs, variant_rows
+from tests.report.run import CLASSES, ERRORS_PCT, Run, accuracy, latencies
 
 
 def shipped(run: Run) -> dict[str, str]:
@@ -63,7 +66,7 @@ def test_a_model_s_row_says_how_it_was_made(run: Run) -> None:
 
 
 def test_the_original_stands_beside_ours_in_pytorch(run: Run) -> None:
-    run.change(profile_path(), "eager", "base", latency_cuda_ms=1.5)
+    run.add_gpu()
     rows = original_rows(run.results(), {"base": {"latency_ms": 15.74}, "lowrank": {}})
     assert rows["latency_ms"] == [(15.74, 18.0), (None, 9.0)]
     assert rows["latency_cuda_ms"] == [(None, 1.5), (None, None)]
@@ -78,10 +81,50 @@ def test_metrics_have_the_same_keys_for_every_variant_and_no_digits_of_noise(run
     assert values["base"] == {
         "top1_error_pct": 22.9,
         "top5_error_pct": 6.13,
+        "calibration_error_pct": 3.21,
         "num_parameters": 6_400_000,
         "num_nonzero_parameters": 6_400_000,
         "macs": 530_000_000,
         "file_bytes": 25_600_000,
+    }
+    speeds = tables.latencies(variant_rows(run.results()))
+    assert list(speeds) == list(values)
+    assert speeds["base"] == {
         "latency_cpu_ms": 6.1,
+        "images_per_s_1_thread": 510.0,
+        "images_per_s": 990.0,
         "memory_mb": 38.0,
     }
+
+
+def test_the_tradeoffs_are_a_table_for_dvc_plots(run: Run) -> None:
+    header, first, *_ = tradeoffs(variant_rows(run.results())).splitlines()
+    assert header == "variant,top1_error_pct,noise_pct,file_mb,macs_m,latency_cpu_ms"
+    assert first == "base,22.9,2.66,25.6,530.0,6.0"
+
+
+def test_each_variant_has_its_noise_its_p_value_and_the_classes_that_changed_most(run: Run) -> None:
+    run.change(evaluation_path("lowrank", "fp32"), **accuracy(range(229), range(300, 1000, 100)))
+    rows = {row.name: row for row in variant_rows(run.results())}
+    assert rows["base"].p_value is None and rows["base"].gained == rows["base"].lost == []
+    assert rows["lowrank"].p_value == pytest.approx(2**-6)  # 7 images that base gets right, none the other way
+    assert [(change.name, change.points) for change in rows["lowrank"].lost] == [(CLASSES[0], 70.0)]
+    assert rows["lowrank"].gained == []
+    assert rows["base"].superclass_error_pct == pytest.approx(4.5)  # the last class of five is taken for the next
+
+
+def test_other_classes_have_no_superclasses(run: Run) -> None:
+    for path in Path("artifacts/evaluation").iterdir():
+        run.change(path, classes=[f"class {i}" for i in range(100)])
+    assert {row.superclass_error_pct for row in variant_rows(run.results())} == {None}
+
+
+def test_numbers_from_other_machines_count_for_the_same_files_alone(run: Run) -> None:
+    run.add_machine("Pi 5", base_int8=12.5, lowrank=20.0)
+    assert run.results().machines == {"Pi 5": {"base-int8": 12.5, "lowrank": 20.0}}
+    run.change(evaluation_path("lowrank", "fp32"), file_sha256="cd34")
+    assert run.results().machines == {"Pi 5": {"base-int8": 12.5}}
+    run.add_gpu()
+    assert list(run.results().cuda) == ["base"]
+    run.add_gpu(checkpoint_sha256="another")
+    assert run.results().cuda == {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.lib.runtime.session import error_pct, find_missed, open_session
+from stages.lib.runtime.session import calibration_error_pct, error_pct, find_missed, open_session, softmax
 
 LOGITS = np.array([[7, 6, 5, 4, 3, 2], [2, 3, 4, 5, 6, 7], [1, 9, 2, 8, 3, 7], [0, 0, 0, 0, 0, 1]], dtype=np.float32)
 
@@ -30,6 +30,19 @@ def test_images_are_told_apart_by_whether_they_were_missed() -> None:
     assert find_missed(LOGITS, np.array([0, 5, 3, 0]), top=1).tolist() == [False, False, True, True]
 
 
+def test_probabilities_sum_to_one_for_logits_of_any_size() -> None:
+    probabilities = softmax(np.array([[1000, 1000, -1000], [0, 0, 0]], dtype=np.float32))
+    assert np.allclose(probabilities, [[0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3]])
+
+
+def test_calibration_error_is_how_far_confidence_and_accuracy_are_apart() -> None:
+    logits = np.log(np.array([[0.8, 0.2]] * 10, dtype=np.float32))
+    assert calibration_error_pct(logits, np.array([0] * 8 + [1] * 2)) == pytest.approx(0, abs=1e-4)
+    assert calibration_error_pct(logits, np.array([0] * 5 + [1] * 5)) == pytest.approx(30, abs=1e-4)
+    mixed = np.concatenate([logits, np.log(np.array([[0.6, 0.4]] * 10, dtype=np.float32))])
+    assert calibration_error_pct(mixed, np.array([0] * 20)) == pytest.approx(30, abs=1e-4)  # 20 and 40
+
+
 def test_equal_logits_are_no_free_hits() -> None:
     assert error_pct(np.zeros((4, 4), dtype=np.float32), np.arange(4), top=1) == 75
 
@@ -48,7 +61,7 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
             open_session(tmp_path / name, threads=1)
 
 
-@pytest.mark.parametrize("stage", ["evaluate", "pack", "profile"])
+@pytest.mark.parametrize("stage", ["evaluate", "pack", "predict", "profile"])
 def test_stage_does_not_import_torch(stage: str) -> None:
     code = f"import sys, stages.{stage}, stages.lib.runtime.session; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -6,7 +6,6 @@ Each engine imports its library when it is made, so that a worker pays for one a
 import os
 import re
 import statistics
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -16,24 +15,22 @@ import psutil
 
 from stages.lib.profiling.measuring import Facts
 
-WARM_UP = 5
-REPEATS = 50  # on the GPU
 PROFILES = 20
 
 
 class OnnxEngine:
-    """One ONNX model in ONNX Runtime, for one image at a time."""
+    """One ONNX model in ONNX Runtime, for one image or a batch at a time."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, batch_size: int = 1) -> None:
         from stages.lib.runtime.session import open_session
 
         self._memory = MemoryGrowth()
         self._session = open_session(path, threads=threads)
-        self._feed = {"images": random_image(self._session.get_inputs()[0].shape[1])}
+        self._feed = {"images": random_images(self._session.get_inputs()[0].shape[1], batch_size)}
         self._file_bytes = path.stat().st_size
 
     def run(self) -> None:
-        """Classify one image."""
+        """Classify them."""
         self._session.run(["logits"], self._feed)
 
     def facts(self) -> Facts:
@@ -53,7 +50,9 @@ class EagerEngine:
         torch.set_num_threads(threads)
         self._memory = MemoryGrowth()
         self._model = load_model(path)
-        self._image = torch.from_numpy(random_image(image_size)).permute(0, 3, 1, 2).contiguous() / 255  # (1, 3, S, S)
+        self._image = (
+            torch.from_numpy(random_images(image_size, 1)).permute(0, 3, 1, 2).contiguous() / 255
+        )  # (1, 3, S, S)
         self._file_bytes = path.stat().st_size
 
     def run(self) -> None:
@@ -64,39 +63,17 @@ class EagerEngine:
             self._model(self._image)
 
     def facts(self) -> Facts:
-        """What else there is to know, after the runs; the GPU's share is None without one."""
-        import torch
-
+        """What else there is to know, after the runs."""
         from stages.lib.costs import count_macs, count_nonzero_parameters, count_parameters
 
-        facts: Facts = {
+        return {
             "memory_mb": self._memory.megabytes(),
             "checkpoint_bytes": self._file_bytes,
             "num_parameters": count_parameters(self._model),
             "num_nonzero_parameters": count_nonzero_parameters(self._model),
             "macs": count_macs(self._model, self._image),
             "profiler_cpu_ms": self._profiled_ms("cpu"),
-            "gpu": None,
-            "latency_cuda_ms": None,
-            "profiler_cuda_ms": None,
         }
-        if torch.cuda.is_available():
-            self._model, self._image = self._model.cuda(), self._image.cuda()
-            facts["gpu"] = torch.cuda.get_device_name()
-            facts["latency_cuda_ms"] = self._cuda_latency_ms()
-            facts["profiler_cuda_ms"] = self._profiled_ms("cuda")
-        return facts
-
-    def _cuda_latency_ms(self) -> float:
-        import torch
-
-        times: list[float] = []
-        for _ in range(WARM_UP + REPEATS):
-            start = time.perf_counter()
-            self.run()
-            torch.cuda.synchronize()
-            times.append(1000 * (time.perf_counter() - start))
-        return float(statistics.median(times[WARM_UP:]))
 
     def _profiled_ms(self, device: Literal["cpu", "cuda"]) -> float:
         """Total time on a device that torch.profiler sees in one forward pass, in milliseconds, the median."""
@@ -116,6 +93,27 @@ class EagerEngine:
                 kernels = [event for event in events if event.device_type.name == "CUDA"]
                 totals_us.append(sum(kernel.self_device_time_total for kernel in kernels))
         return float(statistics.median(totals_us)) / 1000
+
+
+class CudaEngine(EagerEngine):
+    """One checkpoint in PyTorch on the GPU, for one image at a time."""
+
+    def __init__(self, path: Path, threads: int, image_size: int) -> None:
+        super().__init__(path, threads, image_size)
+        self._model, self._image = self._model.cuda(), self._image.cuda()
+
+    def run(self) -> None:
+        """Classify one image, and wait for it."""
+        import torch
+
+        super().run()
+        torch.cuda.synchronize()
+
+    def facts(self) -> Facts:
+        """What else there is to know, after the runs."""
+        import torch
+
+        return {"gpu": torch.cuda.get_device_name(), "profiler_cuda_ms": self._profiled_ms("cuda")}
 
 
 class MemoryGrowth:
@@ -139,6 +137,6 @@ class MemoryGrowth:
         return int(psutil.Process().memory_info().rss)  # not Linux
 
 
-def random_image(size: int) -> np.ndarray:
-    """An image of noise, uint8 (1, size, size, 3): how long a network takes does not depend on what it sees."""
-    return np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+def random_images(size: int, count: int) -> np.ndarray:
+    """Images of noise, uint8 (count, size, size, 3): how long a network takes does not depend on what it sees."""
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)

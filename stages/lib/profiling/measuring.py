@@ -6,20 +6,18 @@ because a busy moment of the machine then hits all engines, and their ratio hold
 
 import multiprocessing
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
+
+from stages.lib.stage import track
 
 WARM_UP_S = 0.1  # of untimed calls at the start of each turn: until then the system may run two threads on one core
-ROUNDS_A_LINE = 10
 
 Facts = dict[str, float | str | None]
 
@@ -120,14 +118,11 @@ def measure(
         for worker in workers.values():
             worker.wait_until_ready()
         latencies: dict[str, list[float]] = {name: [] for name in workers}
-        names, started = list(workers), time.monotonic()
-        for number in tqdm(range(1, rounds + 1), disable=None, leave=False, unit="round"):
+        names = list(workers)
+        for _ in track(range(rounds), unit="round"):
             shuffler.shuffle(names)
             for name in names:
                 latencies[name] += workers[name].time_calls(calls_per_round)
-            if number % ROUNDS_A_LINE == 0 and not sys.stderr.isatty():  # where tqdm shows no bar
-                left = (time.monotonic() - started) * (rounds - number) / number
-                print(f"round {number} of {rounds}  left {timedelta(seconds=round(left))}", flush=True)
         return {name: Measurement(np.array(latencies[name]), worker.facts()) for name, worker in workers.items()}
 
 

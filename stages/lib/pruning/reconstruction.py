@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.lib.network.googlenet import ConvBN, GoogLeNet
+from stages.lib.stage import Steps
 
 BATCH_SIZE = 64
 RIDGE = 0.01  # of the mean variance of what a layer reads: weights that the images don't determine stay as they are
@@ -34,15 +35,16 @@ def reconstruct(original: GoogLeNet, pruned: GoogLeNet, images: Tensor) -> GoogL
         A network in evaluation mode, with the zeros of `pruned`; both arguments are left as they are.
     """
     original, result = (copy.deepcopy(model).eval() for model in (original, pruned))
-    whole = original.layers()
-    handles = [layer.register_forward_hook(_refitting(whole[name])) for name, layer in result.layers().items()]
-    result(torch.cat([images, images]))  # the first half as through `original`
+    whole, layers = original.layers(), result.layers()
+    with Steps(len(layers), unit="layer") as steps:
+        handles = [layer.register_forward_hook(_refitting(whole[name], steps)) for name, layer in layers.items()]
+        result(torch.cat([images, images]))  # the first half as through `original`
     for handle in handles:
         handle.remove()
     return result
 
 
-def _refitting(whole: nn.Module) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+def _refitting(whole: nn.Module, steps: Steps) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
     """A hook for a layer that refits it, then answers for `whole` on the first half of the batch."""
 
     def hook(layer: nn.Module, inputs: tuple[Tensor], _: Tensor) -> Tensor:
@@ -53,6 +55,7 @@ def _refitting(whole: nn.Module) -> Callable[[nn.Module, tuple[Tensor], Tensor],
             part.bias.copy_(shift)
         elif isinstance(layer, ConvBN):
             layer[1].get_buffer("running_mean").sub_(shift)
+        steps.advance()
         return torch.cat([whole(before), layer.forward(now)])
 
     return hook

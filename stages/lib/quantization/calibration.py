@@ -12,6 +12,8 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, TensorsData, create_calibrator
 
+from stages.lib.stage import track
+
 # From here to the linear layer everything is int8, without a way back to float between. Cast, normalization and the
 # mean stay in float: they are cheap, and their inputs need the precision.
 INT8_OPERATORS = ["Conv", "Relu", "MaxPool", "Concat", "Gemm"]
@@ -62,12 +64,12 @@ def activation_ranges(
         )
         done = 0
         for count in counts:
-            with contextlib.redirect_stdout(io.StringIO()):  # calibrators print
-                # A call for each batch: within a call all activations are kept (and CalibMaxIntermediateOutputs drops
-                # batches before it has read their ranges, in ONNX Runtime 1.32).
-                for start in range(done, count, CALIBRATION_BATCH):
-                    batch = images[start : min(start + CALIBRATION_BATCH, count)]
-                    calibrator.collect_data(Batches(batch))
+            # A call for each batch: within a call all activations are kept (and CalibMaxIntermediateOutputs drops
+            # batches before it has read their ranges, in ONNX Runtime 1.32).
+            for start in track(range(done, count, CALIBRATION_BATCH), unit="batch"):
+                with contextlib.redirect_stdout(io.StringIO()):  # calibrators print
+                    calibrator.collect_data(Batches(images[start : min(start + CALIBRATION_BATCH, count)]))
+            with contextlib.redirect_stdout(io.StringIO()):
                 # A copy: the calibrator goes on with what it gives.
                 ranges = copy.deepcopy(calibrator.compute_data())
             done = count

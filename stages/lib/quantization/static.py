@@ -23,8 +23,14 @@ from onnxruntime.quantization import (
 )
 
 from stages.lib.images import Images
-from stages.lib.quantization.calibration import INT8_OPERATORS, activation_ranges, correct_biases
+from stages.lib.quantization.calibration import (
+    CALIBRATION_BATCH,
+    INT8_OPERATORS,
+    activation_ranges,
+    correct_biases,
+)
 from stages.lib.quantization.export import write_onnx
+from stages.lib.quantization.layers import layer_errors
 from stages.lib.runtime.session import classify, error_pct, open_session
 
 Method = Literal["minmax", "percentile", "entropy"]
@@ -63,7 +69,8 @@ def choose_calibration(
 
     Returns:
         `calibration_method`, `calibration_images`, `bias_correction`, `val_error_pct` and `logits_mse` of the written
-        model, `fp32_val_error_pct`, and `candidates`: `method`, `images`, `val_error_pct` and `logits_mse` of each.
+        model, `fp32_val_error_pct`, `candidates`: `method`, `images`, `val_error_pct` and `logits_mse` of each, and
+        `layers`, as of `layer_errors`.
     """
     counts = sorted({min(count, len(calibration)) for count in counts})
     fp32_logits = _logits(fp32_path, validation)
@@ -88,8 +95,9 @@ def choose_calibration(
                 if best is None or (mse, count, rank) < best:
                     best = (mse, count, rank)
                     winner, winner_error = quantized, error
+        layers = layer_errors(prepared, winner, validation.pixels[:CALIBRATION_BATCH])
     assert best is not None
-    write_onnx(winner, int8_path)
+    write_onnx(_shortened(winner), int8_path)
     return {
         "calibration_method": methods[best[2]],
         "calibration_images": best[1],
@@ -98,6 +106,7 @@ def choose_calibration(
         "logits_mse": best[0],
         "fp32_val_error_pct": fp32_error,
         "candidates": candidates,
+        "layers": layers,
     }
 
 
@@ -140,7 +149,7 @@ def _quantized(
 
     model = onnx.load(prepared)
     first = quantized(model)
-    return _shortened(first if bias_images is None else quantized(correct_biases(model, first, bias_images)))
+    return first if bias_images is None else quantized(correct_biases(model, first, bias_images))
 
 
 def _shortened(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,9 +1,11 @@
 """Numbers to text."""
 
 import math
+from typing import TYPE_CHECKING
 
-from stages.lib.report.results import Cost
-from stages.lib.report.statistics import Spread
+if TYPE_CHECKING:  # `make bench-here` does without what these need
+    from stages.lib.report.results import Cost
+    from stages.lib.report.statistics import Difference, Spread
 
 DASH = "\N{EN DASH}"
 
@@ -30,6 +32,21 @@ def count(value: float) -> str:
     return f"{value:,.15g}"
 
 
+def number(value: float) -> str:
+    """A round number, as on an axis."""
+    return f"{value:g}"
+
+
+def signed(difference: "Difference") -> str:
+    """A difference with its noise: `+0.26 ± 0.35`."""
+    return f"{difference.points:+.2f} ± {difference.noise:.2f}"
+
+
+def p_value(value: float) -> str:
+    """A probability with the digits that mean something."""
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
 def megabytes(num_bytes: float) -> str:
     """A size in units of 10^6 bytes, without the unit."""
     return significant(num_bytes / 1e6, 3)
@@ -51,13 +68,13 @@ def duration(seconds: float) -> str:
     return f"{significant(seconds)} s"
 
 
-def milliseconds(cost: Cost) -> str:
+def milliseconds(cost: "Cost") -> str:
     """A latency with its 5th and 95th percentile: `2.5 (2.4-2.7)`."""
     low, median, high = map(significant, (cost.latency_cpu_p5_ms, cost.latency_cpu_ms, cost.latency_cpu_p95_ms))
     return f"{median} ({low}{DASH}{high})"
 
 
-def ratio(spread: Spread) -> str:
+def ratio(spread: "Spread") -> str:
     """A ratio with its spread: `2.85x (2.79-2.94)`, without one that is none."""
     low, median, high = (f"{times(value):.2f}" for value in (spread.low, spread.median, spread.high))
     return f"{median}×" if low == high else f"{median}× ({low}{DASH}{high})"

@@ -1,4 +1,4 @@
-"""The report in Markdown: rows, published numbers and findings, laid out by a template."""
+"""The report, the page and the model cards: rows, published numbers and findings, laid out by templates."""
 
 import html
 import re
@@ -7,8 +7,11 @@ from typing import Any
 
 import jinja2
 import yaml
+from markdown_it import MarkdownIt
 from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
 
+from stages.lib.artifacts import onnx_path, packed_path
 from stages.lib.models import MODELS
 from stages.lib.report import formatting
 from stages.lib.report.figures import shows_channels
@@ -24,30 +27,59 @@ FILTERS = (
     formatting.fixed,
     formatting.megabytes,
     formatting.milliseconds,
+    formatting.number,
+    formatting.p_value,
     formatting.percent,
     formatting.ratio,
+    formatting.signed,
     formatting.significant,
     formatting.times,
 )
 
 
 def render_report(results: Results, *, findings: str) -> str:
-    """The whole report; it shows the figures beside it.
+    """The whole report in Markdown; it shows the figures beside it.
 
     Args:
         findings: What a person concluded, in Markdown. It is shown if its first line is that of this run.
     """
+    return _markdown().get_template("report.md.j2").render(_context(results, findings))
+
+
+def render_page(results: Results, *, findings: str) -> str:
+    """The report as one HTML page that loads nothing else; arguments as for `render_report`."""
+    context = _context(results, findings)
+    if context["findings"] is not None:
+        context["findings"] = Markup(MarkdownIt("commonmark", {"html": False}).render(context["findings"]))
+    return _environment().get_template("page.html.j2").render(context)
+
+
+def render_card(results: Results, row: VariantRow) -> str:
+    """The model card of a variant, in Markdown."""
+    path = (packed_path if row.model.packed else onnx_path)(row.model.name, row.precision)
+    epochs = results.curves[row.model.name][-1].epoch
+    return (
+        _markdown().get_template("card.md.j2").render(_shared(results) | {"row": row, "file": path, "epochs": epochs})
+    )
+
+
+def _environment(**options: Any) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         undefined=jinja2.StrictUndefined,
-        autoescape=True,  # `finalize` escapes; this keeps what it and macros give from being escaped again
-        finalize=escape,
+        autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        **options,
     )
     environment.filters |= {function.__name__: function for function in (code, difference, *FILTERS)}
-    return environment.get_template("report.md.j2").render(_context(results, findings))
+    environment.globals["ticks"] = ticks
+    return environment
+
+
+def _markdown() -> jinja2.Environment:
+    return _environment(finalize=escape)  # autoescape keeps what it and macros give from being escaped again
 
 
 def findings_line(rows: list[VariantRow]) -> str:
@@ -55,15 +87,35 @@ def findings_line(rows: list[VariantRow]) -> str:
     return f"<!-- top-1 errors: {' '.join(f'{row.accuracy.top1_error_pct:.2f}' for row in rows)} -->"
 
 
+def _shared(results: Results) -> dict[str, Any]:
+    params = results.params
+    return {
+        "params": params,
+        "data": {"cifar100": "CIFAR-100", "digits": "scikit-learn's digits", "folder": params.data.folder}[
+            params.data.name
+        ],
+        "size": params.data.image_size,
+        "machine": results.profile.machine,
+        "machines": results.machines,
+        "training": results.training["base"],
+    }
+
+
 def _context(results: Results, findings: str) -> dict[str, Any]:
     rows = variant_rows(results)
     published = yaml.safe_load((FOLDER / "published.yaml").read_text(encoding="utf-8"))
     original = {model: numbers for model, numbers in published["original"].items() if model in MODELS}
     first, _, text = findings.partition("\n")
-    return {
-        "params": results.params,
+    return _shared(results) | {
         "profile": results.profile,
         "rows": rows,
+        "error_range": (
+            min(row.accuracy.top1_error_pct - row.noise for row in rows) - 0.5,
+            max(row.accuracy.top1_error_pct + row.noise for row in rows) + 0.5,
+        ),
+        "colors": {name: number for number, name in enumerate(MODELS)},
+        "curves": results.curves,
+        "compression": results.compression,
         "models": model_rows(results),
         "recommended": recommended(rows),
         "verdicts": verdicts(results),
@@ -73,17 +125,23 @@ def _context(results: Results, findings: str) -> dict[str, Any]:
         "original": original_rows(results, original),
         "original_models": list(original),
         "public_code": published["public_code"],
+        "gpus": sorted({cost.gpu for cost in results.cuda.values()}),
         "shows_channels": shows_channels(results.compression),
     }
 
 
 def difference(value: Difference) -> Markup:
-    """A difference with its noise, bold where it is beyond that."""
-    text = f"{value.points:+.2f} ± {value.noise:.2f}"
+    """A difference with its noise in Markdown, bold where it is beyond that."""
+    text = formatting.signed(value)
     return Markup(f"**{text}**" if value.is_beyond_noise else text)
 
 
-def code(name: str) -> Markup:
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high`."""
+    return [float(tick) for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high]
+
+
+def code(name: object) -> Markup:
     """A name of this repository in code style; text from outside has no place there, since it can't be escaped."""
     return Markup(f"`{name}`")
 

@@ -4,15 +4,21 @@ Nothing here may import torch.
 """
 
 import csv
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from stages.lib.artifacts import (
+    MACHINES,
     compression_path,
+    cuda_profile_path,
     curve_path,
     evaluation_path,
     profile_path,
@@ -28,6 +34,17 @@ Count = Annotated[int, Field(ge=1, le=10**15)]
 Percentage = Annotated[float, Field(ge=0, le=100)]
 Milliseconds = Annotated[float, Field(ge=1e-6, le=1e12)]  # ratios of them stay finite
 NonNegative = Annotated[float, Field(ge=0, le=1e12)]
+Positive = Annotated[float, Field(gt=0, le=1e12)]
+
+
+def _indices(text: object) -> np.ndarray:
+    """Class numbers from text, which takes less room in JSON than a list, a number a line."""
+    if not isinstance(text, str) or not re.fullmatch(r"[0-9]{1,6}( [0-9]{1,6})*", text):
+        raise ValueError("must be class numbers with spaces between")
+    return np.array(text.split(), dtype=np.int64)
+
+
+Indices = Annotated[np.ndarray, BeforeValidator(_indices)]
 
 
 class Measured(BaseModel):
@@ -42,22 +59,31 @@ File = TypeVar("File", bound=Measured)
 class Accuracy(Measured):
     """`artifacts/evaluation/<variant>.json`: errors on the test images."""
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
     top1_error_pct: Percentage
     top5_error_pct: Percentage
+    calibration_error_pct: Percentage
     num_images: Count
-    missed_hex: str = Field(pattern="^[0-9a-f]+$", description="A bit for each image, 1 where top-1 is wrong, in bytes")
+    classes: list[str] = Field(min_length=2)
+    labels: Indices = Field(description="Of the images, int64 (N,)")
+    predictions: Indices
+    file_sha256: str
 
-    @property
-    def missed(self) -> int:
-        """The bits of `missed_hex` as a number."""
-        return int(self.missed_hex, 16)
+    @cached_property
+    def missed(self) -> np.ndarray:
+        """Whether the prediction is wrong, bool (N,)."""
+        wrong: np.ndarray = self.predictions != self.labels
+        return wrong
 
     @model_validator(mode="after")
-    def _bits_agree_with_error(self) -> Self:
-        if len(self.missed_hex) != 2 * -(-self.num_images // 8):
-            raise ValueError(f"missed_hex must have a bit for each of num_images ({self.num_images:,})")
-        if abs(100 * self.missed.bit_count() / self.num_images - self.top1_error_pct) > 0.01:
-            raise ValueError(f"missed_hex must agree with top1_error_pct ({self.top1_error_pct:.2f})")
+    def _numbers_agree(self) -> Self:
+        for name in ("labels", "predictions"):
+            values = getattr(self, name)
+            if len(values) != self.num_images or values.max() >= len(self.classes):
+                raise ValueError(f"{name} must be a class for each of num_images ({self.num_images:,})")
+        if abs(100 * self.missed.mean() - self.top1_error_pct) > 0.01:
+            raise ValueError(f"predictions must agree with top1_error_pct ({self.top1_error_pct:.2f})")
         return self
 
 
@@ -73,18 +99,48 @@ class Cost(Measured):
     latency_cpu_p95_ms: Milliseconds
     latency_rounds_ms: list[Milliseconds] = Field(description="The median of each round")
     memory_mb: NonNegative
+    images_per_s_1_thread: Positive = Field(description="In batches, with one thread")
+    images_per_s: Positive = Field(description="In batches, with as many threads as latency is measured with")
 
 
 class EagerCost(Measured):
-    """What one fp32 model costs in PyTorch eager mode, as in the original report; None where there was no GPU."""
+    """What one fp32 model costs in PyTorch eager mode, as in the original report."""
 
     checkpoint_bytes: Count
+    checkpoint_sha256: str
     latency_eager_ms: Milliseconds
     latency_rounds_ms: list[Milliseconds] = Field(description="The median of each round")
     memory_mb: NonNegative
     profiler_cpu_ms: NonNegative
-    latency_cuda_ms: NonNegative | None
-    profiler_cuda_ms: NonNegative | None
+
+
+class CudaCost(Measured):
+    """What one fp32 model costs in PyTorch on a GPU."""
+
+    checkpoint_sha256: str
+    gpu: str
+    latency_cuda_ms: NonNegative
+    profiler_cuda_ms: NonNegative
+
+
+class CudaProfile(Measured):
+    """`reports/profile-cuda.json`, tracked by git, maybe of other models than those at hand."""
+
+    models: dict[str, CudaCost]
+
+
+class MachineCost(Measured):
+    """The latency of one variant on some machine."""
+
+    file_sha256: str
+    latency_cpu_ms: Milliseconds
+
+
+class OtherMachine(Measured):
+    """`reports/machines/NAME.json`, tracked by git, maybe of other models than those at hand."""
+
+    machine: str
+    variants: dict[str, MachineCost]
 
 
 class Machine(Measured):
@@ -96,7 +152,6 @@ class Machine(Measured):
     avx512f: bool
     avx512_vnni: bool
     avx_vnni: bool
-    gpu: str | None
     os: str
     python: str
     torch: str
@@ -109,6 +164,7 @@ class Profile(Measured):
     machine: Machine
     rounds: Count
     calls_per_round: Count
+    batch_size: Count
     variants: dict[str, Cost]
     eager: dict[str, EagerCost]
 
@@ -141,6 +197,13 @@ class PackedBytes(Measured):
     int8: Count
 
 
+class LayerError(Measured):
+    """What int8 costs in one layer, as a share of its output."""
+
+    name: str
+    error_pct: NonNegative
+
+
 class Quantization(Measured):
     """`artifacts/quantization/<model>.json`: the calibration chosen on the validation images."""
 
@@ -150,6 +213,7 @@ class Quantization(Measured):
     val_error_pct: Percentage
     fp32_val_error_pct: Percentage = Field(description="Of the exported file; a curve may be in bf16")
     candidates: list[Any] = Field(min_length=1)
+    layers: list[LayerError]
 
 
 class BaseQuantization(Quantization):
@@ -194,6 +258,8 @@ class Results:
         training: What these took.
         quantization: How the int8 variant of each model was calibrated.
         compression: Widths and ranks of each fine-tuned model.
+        cuda: Costs on a GPU of those models that were measured there as they are now.
+        machines: Latency in milliseconds on other machines, by name and variant, of the files as they are now.
     """
 
     params: Params
@@ -203,6 +269,8 @@ class Results:
     training: dict[str, Training]
     quantization: dict[str, Quantization]
     compression: dict[str, Compression]
+    cuda: dict[str, CudaCost]
+    machines: dict[str, dict[str, float]]
 
 
 def read_results(params: Params) -> Results:
@@ -218,10 +286,13 @@ def read_results(params: Params) -> Results:
         accuracy[variant_name(model, precision)] = read = read_file(path, Accuracy)
         if read.num_images != (expected := accuracy["base"].num_images):
             raise ValueError(f"{path} must have num_images {expected}, got {read.num_images}; {REMEDY}")
+    profile = read_file(profile_path(), Profile)
+    cuda = read_file(cuda_profile_path(), CudaProfile).models
+    digests = {name: cost.checkpoint_sha256 for name, cost in profile.eager.items()}
     return Results(
         params=params,
         accuracy=accuracy,
-        profile=read_file(profile_path(), Profile),
+        profile=profile,
         curves={model: read_curve(curve_path(model)) for model in MODELS},
         training={model: read_file(training_path(model), Training) for model in MODELS},
         quantization={
@@ -231,7 +302,23 @@ def read_results(params: Params) -> Results:
         compression={
             name: read_file(compression_path(name), Compression) for name, model in MODELS.items() if model.finetuned
         },
+        cuda={name: cost for name, cost in cuda.items() if cost.checkpoint_sha256 == digests.get(name)},
+        machines=_read_machines(accuracy),
     )
+
+
+def _read_machines(accuracy: Mapping[str, Accuracy]) -> dict[str, dict[str, float]]:
+    """The latencies on other machines of the files whose accuracy was measured."""
+    digests = {name: each.file_sha256 for name, each in accuracy.items()}
+    machines = {}
+    for path in sorted(MACHINES.glob("*.json")):
+        other = read_file(path, OtherMachine)
+        same = {
+            name: cost.latency_cpu_ms for name, cost in other.variants.items() if cost.file_sha256 == digests.get(name)
+        }
+        if same:
+            machines[other.machine] = same
+    return machines
 
 
 def read_file(path: Path, schema: type[File]) -> File:

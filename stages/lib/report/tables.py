@@ -2,11 +2,30 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import yaml
 
 from stages.lib.models import MODELS, PRECISIONS, Model, Precision, variant_name
 from stages.lib.params import Recipe
 from stages.lib.report.results import Accuracy, Cost, Quantization, Results, Training
-from stages.lib.report.statistics import SAME_LATENCY, SAME_SIZE, Difference, Spread, paired_difference, speed_up
+from stages.lib.report.statistics import (
+    SAME_LATENCY,
+    SAME_SIZE,
+    ClassChange,
+    Difference,
+    Spread,
+    class_changes,
+    mcnemar_p,
+    paired_difference,
+    speed_up,
+    standard_error_pct,
+    superclass_error_pct,
+)
+
+EXTREMES = 3
+SUPERCLASSES = Path(__file__).with_name("superclasses.yaml")
 
 
 @dataclass(frozen=True)
@@ -14,7 +33,11 @@ class VariantRow:
     """One model in one precision, compared with `base` in fp32.
 
     Attributes:
+        noise: Two standard errors of the top-1 error, in percentage points.
         change: Of the top-1 error; None for `base` itself.
+        p_value: That of McNemar's test against `base`; None for `base` itself.
+        superclass_error_pct: None where the data have no superclasses.
+        gained, lost: The classes whose error fell and rose most against `base`, at most `EXTREMES` each.
         times_smaller: How many times its file fits into that of `base`.
         times_as_fast: By round.
     """
@@ -24,7 +47,12 @@ class VariantRow:
     precision: Precision
     accuracy: Accuracy
     cost: Cost
+    noise: float
     change: Difference | None
+    p_value: float | None
+    superclass_error_pct: float | None
+    gained: list[ClassChange]
+    lost: list[ClassChange]
     times_smaller: float
     times_as_fast: Spread
 
@@ -62,14 +90,31 @@ class ModelRow:
 
 def variant_rows(results: Results) -> list[VariantRow]:
     """A row for every variant, `base` first."""
-    base, rows = results.profile.variants["base"], []
+    base, reference, rows = results.profile.variants["base"], results.accuracy["base"], []
+    superclasses = yaml.safe_load(SUPERCLASSES.read_text(encoding="utf-8"))
+    has_superclasses = set().union(*superclasses.values()) == set(reference.classes)
     for model in MODELS.values():
         for precision in PRECISIONS:
             name = variant_name(model.name, precision)
             accuracy, cost = results.accuracy[name], results.profile.variants[name]
-            change = None if name == "base" else paired_difference(accuracy, results.accuracy["base"])
-            smaller, faster = base.file_bytes / cost.file_bytes, speed_up(cost, base)
-            rows.append(VariantRow(name, model, precision, accuracy, cost, change, smaller, faster))
+            changes = class_changes(accuracy, reference)
+            rows.append(
+                VariantRow(
+                    name=name,
+                    model=model,
+                    precision=precision,
+                    accuracy=accuracy,
+                    cost=cost,
+                    noise=2 * standard_error_pct(accuracy),
+                    change=None if name == "base" else paired_difference(accuracy, reference),
+                    p_value=None if name == "base" else mcnemar_p(accuracy, reference),
+                    superclass_error_pct=superclass_error_pct(accuracy, superclasses) if has_superclasses else None,
+                    gained=[change for change in changes[:EXTREMES] if change.points < 0],
+                    lost=[change for change in changes[: -EXTREMES - 1 : -1] if change.points > 0],
+                    times_smaller=base.file_bytes / cost.file_bytes,
+                    times_as_fast=speed_up(cost, base),
+                )
+            )
     return rows
 
 
@@ -103,6 +148,7 @@ def original_rows(
     ours: dict[str, dict[str, float | None]] = {}
     for model in original:
         accuracy, cost, eager = results.accuracy[model], results.profile.variants[model], results.profile.eager[model]
+        cuda = results.cuda.get(model)
         ours[model] = {
             "parameters_m": cost.num_parameters / 1e6,
             "checkpoint_mb": eager.checkpoint_bytes / 1e6,
@@ -110,9 +156,9 @@ def original_rows(
             "top5_error_pct": accuracy.top5_error_pct,
             "memory_mb": eager.memory_mb,
             "latency_ms": eager.latency_eager_ms,
-            "latency_cuda_ms": eager.latency_cuda_ms,
+            "latency_cuda_ms": cuda.latency_cuda_ms if cuda else None,
             "profiler_cpu_ms": eager.profiler_cpu_ms,
-            "profiler_cuda_ms": eager.profiler_cuda_ms,
+            "profiler_cuda_ms": cuda.profiler_cuda_ms if cuda else None,
         }
     return {key: [(original[model].get(key), ours[model][key]) for model in original] for key in ours["base"]}
 
@@ -130,20 +176,45 @@ def recommended(rows: Sequence[VariantRow]) -> dict[str, VariantRow]:
 
 
 def metrics(rows: Sequence[VariantRow]) -> dict[str, dict[str, float]]:
-    """The content of `metrics.json`: the same keys for every variant, rounded so that a diff shows no noise."""
+    """The content of `metrics.json`: the same keys for every variant, which are the same on every machine."""
     return {
         row.name: {
             "top1_error_pct": round(row.accuracy.top1_error_pct, 2),
             "top5_error_pct": round(row.accuracy.top5_error_pct, 2),
+            "calibration_error_pct": round(row.accuracy.calibration_error_pct, 2),
             "num_parameters": row.cost.num_parameters,
             "num_nonzero_parameters": row.cost.num_nonzero_parameters,
             "macs": row.cost.macs,
             "file_bytes": row.cost.file_bytes,
+        }
+        for row in rows
+    }
+
+
+def latencies(rows: Sequence[VariantRow]) -> dict[str, dict[str, float]]:
+    """The content of `reports/latency.json`: what differs by machine, rounded so that a diff shows little noise."""
+    return {
+        row.name: {
             "latency_cpu_ms": float(f"{row.cost.latency_cpu_ms:.2g}"),
+            "images_per_s_1_thread": float(f"{row.cost.images_per_s_1_thread:.2g}"),
+            "images_per_s": float(f"{row.cost.images_per_s:.2g}"),
             "memory_mb": float(f"{row.cost.memory_mb:.2g}"),
         }
         for row in rows
     }
+
+
+def tradeoffs(rows: Sequence[VariantRow]) -> str:
+    """Accuracy and cost of every variant as CSV, for `dvc plots`."""
+    columns = {
+        "variant": [row.name for row in rows],
+        "top1_error_pct": [round(row.accuracy.top1_error_pct, 2) for row in rows],
+        "noise_pct": [round(row.noise, 2) for row in rows],
+        "file_mb": [row.cost.file_bytes / 1e6 for row in rows],
+        "macs_m": [row.cost.macs / 1e6 for row in rows],
+        "latency_cpu_ms": [float(f"{row.cost.latency_cpu_ms:.3g}") for row in rows],
+    }
+    return str(pd.DataFrame(columns).to_csv(index=False))
 
 
 def _smallest(rows: Sequence[VariantRow]) -> VariantRow:

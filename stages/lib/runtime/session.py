@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from tqdm import tqdm
 
 from stages.lib.artifacts import read_json
 from stages.lib.runtime.packing import unpack
+from stages.lib.stage import track
 
+CALIBRATION_BINS = 15
 PACKED = ".packed"  # the suffix of the files of `stages.pack`
 
 
@@ -53,15 +54,9 @@ def read_evaluated(path: Path, evaluation: Path) -> bytes:
     return model
 
 
-def file_sha256(path: Path) -> str:
-    """What identifies a model's file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def classify(session: onnxruntime.InferenceSession, images: np.ndarray, *, batch_size: int) -> np.ndarray:
     """Logits float32 (N, num_classes) of `images` uint8 (N, S, S, 3)."""
-    starts = tqdm(range(0, len(images), batch_size), disable=None, leave=False, unit="batch")
+    starts = track(range(0, len(images), batch_size), unit="batch")
     return np.concatenate([session.run(["logits"], {"images": images[i : i + batch_size]})[0] for i in starts])
 
 
@@ -80,6 +75,27 @@ def find_missed(logits: np.ndarray, labels: np.ndarray, *, top: int) -> np.ndarr
     guesses = np.argsort(-logits, axis=1, kind="stable")[:, :top]
     missed: np.ndarray = (guesses != labels[:, None]).all(axis=1)
     return missed
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of the classes, (N, num_classes)."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def calibration_error_pct(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Expected calibration error: how far confidence and accuracy are apart, on average over images.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: images are put in 15 bins of equal width by the
+    probability of the predicted class.
+    """
+    probabilities = softmax(logits)
+    confidences = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidences * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=confidences - correct, minlength=CALIBRATION_BINS)
+    return 100 * float(np.abs(gaps).sum()) / len(labels)
 
 
 def error_pct(logits: np.ndarray, labels: np.ndarray, *, top: int) -> float:

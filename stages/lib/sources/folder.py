@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from stages.lib.artifacts import user_path
 from stages.lib.runtime.preparation import prepare
 from stages.lib.sources.canonical import Dataset, Split, canonical, divide
-from stages.lib.stage import printable
+from stages.lib.stage import printable, track
 
 MOST_NAMED = 20
 STRAY = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")  # what file managers leave behind
@@ -88,7 +87,8 @@ def _read_split(folder: Path, classes: Sequence[str], image_size: int) -> Split:
     problems: list[ValueError] = []
     with ThreadPoolExecutor() as pool:
         results = pool.map(partial(_attempt, size=image_size), paths)
-        for i, result in enumerate(tqdm(results, total=len(paths), disable=None, leave=False, unit="image")):
+        for i in track(range(len(paths)), unit="image"):
+            result = next(results)
             if isinstance(result, ValueError):
                 problems.append(result)
             else:

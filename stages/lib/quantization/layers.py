@@ -1,0 +1,59 @@
+"""What int8 costs in each layer, so that the worst ones can be found."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from stages.lib.quantization.calibration import CALIBRATION_BATCH
+
+DEQUANTIZED = "_DequantizeLinear_Output"  # what ONNX Runtime's quantizer appends to the name of a tensor
+
+
+def layer_errors(fp32: Path, quantized: onnx.ModelProto, images: np.ndarray) -> list[dict[str, str | float]]:
+    """How far the output of each Conv and Gemm is from that of the fp32 model, both run from the image on.
+
+    Args:
+        quantized: The fp32 model, quantized by `quantize_static` in QDQ format.
+        images: uint8 (N, S, S, 3), N at least 1; the first ones are used.
+
+    Returns:
+        `name` and `error_pct` of each layer, in the order of the graph: the norm of the difference as a share of that
+        of the output, after the ReLU that follows.
+    """
+    model = onnx.load(fp32)
+    tensors = _outputs(model)
+    there = {name for node in quantized.graph.node for name in node.output}
+    twins = [f"{tensor}{DEQUANTIZED}" if f"{tensor}{DEQUANTIZED}" in there else tensor for tensor in tensors.values()]
+    feed = {"images": images[:CALIBRATION_BATCH]}
+    whole, coarse = (
+        _values(each, names, feed) for each, names in ((model, list(tensors.values())), (quantized, twins))
+    )
+    return [
+        {"name": layer, "error_pct": 100 * float(np.linalg.norm(y - x)) / max(float(np.linalg.norm(x)), 1e-12)}
+        for layer, x, y in zip(tensors, whole, coarse, strict=True)
+    ]
+
+
+def _outputs(model: onnx.ModelProto) -> dict[str, str]:
+    """The tensor that each layer ends in, by the layer's name, which its weight tells."""
+    relus = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
+    tensors = {}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            name = node.input[1].removeprefix("model.").removesuffix(".weight").removesuffix(".0")
+            tensors[name] = relus.get(node.output[0], node.output[0])
+    return tensors
+
+
+def _values(model: onnx.ModelProto, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    probe = copy.deepcopy(model)
+    known = {output.name for output in probe.graph.output}
+    probe.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names if name not in known
+    )
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    values: list[np.ndarray] = session.run(names, feed)
+    return values
