@@ -7,7 +7,7 @@ import pytest
 
 from stages.lib.artifacts import profile_path, quantization_path, training_path
 from stages.lib.models import MODELS
-from stages.lib.report.render import escape, findings_line
+from stages.lib.report.render import escape, findings_line, render_card, render_page
 from stages.lib.report.tables import variant_rows
 from tests.report.run import HEADER, Run
 
@@ -106,6 +106,9 @@ def test_the_demo_on_digits_has_nothing_of_cifar_100(tmp_path: Path, monkeypatch
 def test_every_setting_makes_a_report(run: Run, settings: dict[str, object]) -> None:
     run.set(**settings)
     assert_is_well_formed(run.render())
+    results = run.results()
+    for text in (render_page(results, findings=""), render_card(results, variant_rows(results)[0])):
+        assert "None" not in text and "undefined" not in text
 
 
 def test_with_five_classes_or_fewer_there_is_no_top_5_error(run: Run) -> None:

@@ -91,7 +91,7 @@ def _shared(results: Results) -> dict[str, Any]:
     params = results.params
     return {
         "params": params,
-        "data": {"cifar100": "CIFAR-100", "digits": "scikit-learn's digits", "folder": params.data.folder}[
+        "data": {"cifar100": "CIFAR-100", "digits": "scikit-learn's digits", "folder": str(params.data.folder)}[
             params.data.name
         ],
         "size": params.data.image_size,
