@@ -2,14 +2,12 @@
 
 import argparse
 
-from stages.lib.artifacts import TEST_IMAGES, evaluation_path, file_sha256, onnx_path, write_json
+from stages.lib.artifacts import TEST_IMAGES, evaluation_path, onnx_path, write_json
 from stages.lib.images import read_images
 from stages.lib.models import MODELS, PRECISIONS, variant_name
 from stages.lib.params import load_params
-from stages.lib.runtime.session import calibration_error_pct, classify, error_pct, open_session
+from stages.lib.runtime.evaluation import evaluate
 from stages.lib.stage import one_line_errors
-
-BATCH_SIZE = 100
 
 
 def main() -> None:
@@ -21,18 +19,7 @@ def main() -> None:
     args = parser.parse_args()
 
     images = read_images(TEST_IMAGES)
-    path = onnx_path(args.model, args.precision)
-    logits = classify(open_session(path, threads=0), images.pixels[:], batch_size=BATCH_SIZE)
-    errors = {
-        "top1_error_pct": error_pct(logits, images.labels, top=1),
-        "top5_error_pct": error_pct(logits, images.labels, top=5),
-        "calibration_error_pct": calibration_error_pct(logits, images.labels),
-        "num_images": len(images),
-        "classes": images.classes,
-        "labels": " ".join(map(str, images.labels)),
-        "predictions": " ".join(map(str, logits.argmax(axis=1))),
-        "file_sha256": file_sha256(path),
-    }
+    errors = evaluate(onnx_path(args.model, args.precision), images)
     write_json(evaluation_path(args.model, args.precision), errors)
     top5 = f", top-5 error {errors['top5_error_pct']:.2f} %" if len(images.classes) > 5 else ""  # else 0 for any model
     print(f"{variant_name(args.model, args.precision)}: top-1 error {errors['top1_error_pct']:.2f} %{top5}")

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.artifacts import (
+    adopted_evaluation_path,
+    adopted_path,
     cuda_profile_path,
     evaluation_path,
     file_sha256,
@@ -18,6 +20,7 @@ from stages.lib.artifacts import (
     onnx_path,
     packed_path,
     profile_path,
+    read_json,
     write_json,
 )
 from stages.lib.models import MODELS, PRECISIONS, variant_name
@@ -25,7 +28,7 @@ from stages.lib.params import load_params
 from stages.lib.profiling.engines import CudaEngine, EagerEngine, OnnxEngine
 from stages.lib.profiling.machine import count_threads, describe_machine
 from stages.lib.profiling.measuring import Engine, Measurement, measure
-from stages.lib.runtime.session import read_evaluated
+from stages.lib.runtime.session import check_evaluated, read_evaluated
 from stages.lib.stage import one_line_errors
 
 COUNTS = ("num_parameters", "num_nonzero_parameters", "macs")
@@ -50,6 +53,12 @@ def main() -> None:
             paths[name] = (packed_path if each.packed else onnx_path)(each.name, precision)
             onnx_bytes[name] = len(read_evaluated(paths[name], evaluation_path(each.name, precision)))
             engines[name] = partial(OnnxEngine, paths[name], threads)
+    adopted = read_json(adopted_evaluation_path())["variants"]
+    for external in params.external:
+        for precision in PRECISIONS:
+            name, path = variant_name(external, precision), adopted_path(external, precision)
+            check_evaluated(path, adopted[name]["file_sha256"])
+            engines[f"{name} from elsewhere"] = partial(OnnxEngine, path, threads)
     print(f"measuring {len(engines)} engines, threads: {threads}", flush=True)
     measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
     print(f"measuring the throughput in batches of {BATCH_SIZE}", flush=True)
@@ -74,6 +83,10 @@ def main() -> None:
         "batch_size": BATCH_SIZE,
         "variants": variants,
         "eager": eager,
+        "adopted": {
+            name: measurement.facts | latencies(measurement, "cpu", rounds=params.profile.rounds)
+            for name, measurement in ((name, measured[f"{name} from elsewhere"]) for name in adopted)
+        },
     }
     write_json(profile_path(), profile)
 

@@ -44,6 +44,7 @@ def main() -> None:
         bias_correction=params.quantize.bias_correction,
         reduce_range=params.quantize.reduce_range,
         weight_levels=model.architecture.weight_levels,
+        max_loss_pct=params.quantize.max_loss_pct,
     )
     if name == "base":  # so that sparse models, which ship packed, can be compared with it
         facts["packed_bytes"] = {path.parent.name: len(pack(path.read_bytes())) for path in paths}

@@ -94,7 +94,10 @@ class Repository:
         params = yaml.safe_load(path.read_text())
         for name, value in values.items():
             section, _, key = name.partition("__")
-            params[section][key] = value
+            if key:
+                params[section][key] = value
+            else:
+                params[section] = value
         path.write_text(yaml.safe_dump(params))
 
     def go_back(self) -> None:

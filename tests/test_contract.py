@@ -50,8 +50,13 @@ def closure(path: Path) -> set[str]:
 def leaves(parameter: str) -> set[str]:
     """The single parameters that `section` or `section.name` stands for; the empty name stands for all."""
     model: Any = Params
+    names: list[str] = []
     for part in filter(None, parameter.split(".")):
+        if not hasattr(model, "model_fields"):  # a dictionary, whose items are no parameters of their own
+            break
         model = model.model_fields[part].annotation
+        names.append(part)
+    parameter = ".".join(names)
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return {parameter}
     prefix = f"{parameter}." if parameter else ""
@@ -109,7 +114,7 @@ def test_stage_names_files_and_folders_that_cover_what_it_imports_and_none_in_va
     ("changed", "stale"),
     [
         ("pruning/channels.py", {"prune", "sparsify", "distill"}),
-        ("quantization/static.py", {"quantize"}),
+        ("quantization/static.py", {"quantize", "adopt"}),
         ("profiling/measuring.py", {"profile"}),
         ("report/render.py", {"report"}),
         ("lowrank.py", {"factorize"}),

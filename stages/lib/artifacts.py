@@ -67,6 +67,21 @@ def evaluation_path(model: str, precision: str) -> Path:
     return _ARTIFACTS / "evaluation" / f"{model}-{precision}.json"
 
 
+def adopted_path(name: str, precision: str) -> Path:
+    """The ONNX file of a classifier from elsewhere."""
+    return _ARTIFACTS / "adopted" / f"{name}-{precision}.onnx"
+
+
+def adoption_path() -> Path:
+    """What all of these are."""
+    return _ARTIFACTS / "adopted" / "facts.json"
+
+
+def adopted_evaluation_path() -> Path:
+    """Their errors on the test images."""
+    return _ARTIFACTS / "evaluation" / "adopted.json"
+
+
 def profile_path() -> Path:
     """What all variants cost."""
     return _ARTIFACTS / "profile.json"

@@ -26,6 +26,7 @@ NonNegativeInt = Annotated[int, Field(ge=0, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 PositiveFloat = Annotated[float, Field(gt=0, le=10_000)]
 NonNegativeFloat = Annotated[float, Field(ge=0, le=10_000)]
+ExternalName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]{0,30}$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]  # [0, 1)
 
 
@@ -278,6 +279,9 @@ class Quantize(Section):
     calibration_methods: list[Literal["minmax", "percentile", "entropy"]] = Field(
         ["minmax", "percentile"], min_length=1
     )
+    max_loss_pct: NonNegativeFloat | None = Field(
+        None, description="points of validation error above which layers stay in float, the worst first; null: none do"
+    )
     bias_correction: bool = Field(True, description="make up in the biases for the mean error of rounded weights")
     reduce_range: bool = Field(True, description="7-bit weights: no saturation on CPUs without VNNI")
 
@@ -287,6 +291,15 @@ class Quantize(Section):
             if len(set(values := getattr(self, key))) < len(values):
                 raise ValueError(f"quantize.{key} must have each value once, got {values}")
         return self
+
+
+class External(Section):
+    """A classifier from elsewhere, which is quantized and measured as ours are."""
+
+    path: Annotated[str, Field(pattern=r"^[^/\\]+\.onnx$")]
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.485, 0.456, 0.406]
+    std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [0.229, 0.224, 0.225]
 
 
 class Profile(Section):
@@ -310,6 +323,9 @@ class Params(Section):
     distill: Student = Student()
     squeeze: Squeeze = Squeeze()
     quantize: Quantize = Quantize()
+    external: dict[ExternalName, External] = Field(
+        {}, max_length=20, description="name: {path: FILE.onnx in external/, layout, mean, std}"
+    )
     profile: Profile = Profile()
 
 
@@ -358,7 +374,7 @@ def render_params(params: Section, *, indent: str = "") -> str:
         if isinstance(value, Section):
             lines += [f"{indent}{name}:", render_params(value, indent=f"{indent}  ")]
             continue
-        plain = params.model_dump(mode="json", include={name})[name] if isinstance(value, Path) else value
+        plain = value if name == "image_sizes" else params.model_dump(mode="json", include={name})[name]
         text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=1000).removesuffix("...\n").strip()
         comment = f"  # {field.description}" if field.description else ""
         lines.append(f"{indent}{name}: {text}{comment}")
@@ -408,7 +424,8 @@ def _problem(details: ErrorDetails) -> str:
         case "extra_forbidden":
             section: Any = Params
             for part in path[:-1]:
-                section = section.model_fields[part].annotation
+                section = External if section is None else section.model_fields[part].annotation
+                section = None if part == "external" else section
             near = difflib.get_close_matches(path[-1], section.model_fields, n=1, cutoff=0.0)
             return f"{where} is not a parameter; did you mean {near[0]}?"
         case "too_short":

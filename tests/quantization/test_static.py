@@ -1,6 +1,8 @@
 """Export and quantization of a small net, run by ONNX Runtime."""
 
+import contextlib
 import copy
+import io
 import json
 import shutil
 from pathlib import Path
@@ -19,7 +21,12 @@ from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.pruning.sparsity import round_weights
 from stages.lib.pruning.weights import prune_weights
 from stages.lib.quantization import static as quantization
-from stages.lib.quantization.calibration import activation_ranges, correct_biases
+from stages.lib.quantization.calibration import (
+    MOST_GROWTH,
+    BoundedHistograms,
+    activation_ranges,
+    correct_biases,
+)
 from stages.lib.quantization.export import export_onnx
 from stages.lib.quantization.layers import layer_errors
 from stages.lib.quantization.static import choose_calibration
@@ -347,3 +354,15 @@ def test_the_calibration_that_changes_the_logits_least_on_validation_images_is_w
     written = (logits.argmax(axis=1) != np.arange(40) % 10).mean()
     assert facts["val_error_pct"] == pytest.approx(100 * written)
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
+
+
+@pytest.mark.parametrize("tiny", [1e-3, 1e-6, 1e-30])
+def test_a_layer_that_is_nearly_dead_at_first_takes_no_more_memory(tiny: float) -> None:
+    collector = BoundedHistograms("percentile", False, 2048, 128, 99.999, "same")
+    with contextlib.redirect_stdout(io.StringIO()):
+        for largest in (0, tiny, 5, 7):
+            collector.collect({"relu": np.linspace(0, largest, 100, dtype=np.float32)})
+        low, high = collector.compute_collection_result()["relu"][:2]
+    counts = collector.histogram_dict["relu"][0]
+    assert len(counts) <= MOST_GROWTH * 2048 and counts.sum() == 400
+    assert abs(low) < 0.01 and high == pytest.approx(7, abs=0.02)

@@ -68,6 +68,8 @@ class Run:
                 write_json(artifacts.compression_path(model), self._compression(model))
         write_json(artifacts.profile_path(), self._profile())
         write_json(artifacts.cuda_profile_path(), {"models": {}})
+        write_json(artifacts.adoption_path(), {"models": {}})
+        write_json(artifacts.adopted_evaluation_path(), {"variants": {}})
 
     @staticmethod
     def results() -> Results:
@@ -82,7 +84,10 @@ class Run:
         params = yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))
         for name, value in values.items():
             section, _, key = name.partition("__")
-            params[section][key] = value
+            if key:
+                params[section][key] = value
+            else:
+                params[section] = value
         PARAMS_FILE.write_text(yaml.safe_dump(params), encoding="utf-8")
 
     @staticmethod
@@ -103,6 +108,18 @@ class Run:
             "profiler_cuda_ms": 1.25,
         }
         write_json(artifacts.cuda_profile_path(), {"models": {"base": cost | changes}})
+
+    def adopt(self, name: str) -> None:
+        """Quantize and measure a classifier from elsewhere."""
+        self.set(external={name: {"path": "model.onnx"}})
+        facts = self._quantization("base") | {"num_parameters": 11_000_000, "num_nonzero_parameters": 11_000_000}
+        facts |= {"macs": 145_000_000, "float_layers": ["conv1"]}
+        write_json(artifacts.adoption_path(), {"models": {name: facts}})
+        variants = {name: accuracy(range(100)), f"{name}-int8": accuracy(range(120))}
+        write_json(artifacts.adopted_evaluation_path(), {"variants": variants})
+        costs = self._profile()["variants"]
+        adopted = {name: costs["base"], f"{name}-int8": costs["base-int8"]}
+        self.change(artifacts.profile_path(), adopted=adopted)
 
     def add_machine(self, name: str, **latencies_ms: float) -> None:
         """Measure variants on another machine."""
@@ -129,6 +146,7 @@ class Run:
     def _quantization(model: str) -> dict[str, Any]:
         chosen = {"calibration_method": "percentile", "calibration_images": 256, "bias_correction": True}
         errors = {"val_error_pct": 23.1, "fp32_val_error_pct": 22.8, "candidates": [{}, {}]}
+        errors["float_layers"] = []
         errors["layers"] = [{"name": "stem.0", "error_pct": 1.234}, {"name": "linear", "error_pct": 5.678}]
         return chosen | errors | {"packed_bytes": {"fp32": 3 * PARAMETERS[model], "int8": PARAMETERS[model]}}
 
@@ -174,5 +192,6 @@ class Run:
             "calls_per_round": 20,
             "batch_size": 64,
             "variants": variants,
+            "adopted": {},
             "eager": eager,
         }

@@ -112,7 +112,7 @@ def test_every_setting_makes_a_report(run: Run, settings: dict[str, object]) -> 
 
 
 def test_with_five_classes_or_fewer_there_is_no_top_5_error(run: Run) -> None:
-    for path in Path("artifacts/evaluation").iterdir():
+    for path in Path("artifacts/evaluation").glob("*-*.json"):
         run.change(path, top5_error_pct=0.0)
     text = run.render()
     assert "Top-5 error, %" not in table(text, "Variant")[0]
@@ -181,3 +181,21 @@ def test_escaping_loses_no_letter_and_leaves_no_sign_that_markdown_obeys() -> No
     assert not re.search(rf"(?<!\\)(\\\\)*[{re.escape(SPECIAL[1:])}]", text) and "<" not in text and "\n" not in text
     unescaped = re.sub(r"\\(.)", r"\1", text).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
     assert unescaped == "".join(char if char.isprintable() else " " for char in HOSTILE)
+
+
+def test_a_classifier_from_elsewhere_has_a_row_of_its_own(run: Run) -> None:
+    assert "Models from elsewhere" not in run.render()
+    run.adopt("resnet18")
+    text = run.render()
+    row = next(row for row in table(text[text.index("## Models from elsewhere") :], "Model") if row[0] == "`resnet18`")
+    assert row[1:4] == ["10.00", "12.00", "**+2.00 ± 0.91**"]
+    assert row[-2:] == ["2.00×", "conv1"]
+    assert_is_well_formed(text)
+    assert "resnet18" in render_page(run.results(), findings="")
+
+
+def test_classifiers_that_the_parameters_do_not_name_are_refused(run: Run) -> None:
+    run.adopt("resnet18")
+    run.set(external={})
+    with pytest.raises(ValueError, match=r"facts\.json must have the models of external; run dvc repro"):
+        run.results()

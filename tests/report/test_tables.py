@@ -114,7 +114,7 @@ def test_each_variant_has_its_noise_its_p_value_and_the_classes_that_changed_mos
 
 
 def test_other_classes_have_no_superclasses(run: Run) -> None:
-    for path in Path("artifacts/evaluation").iterdir():
+    for path in Path("artifacts/evaluation").glob("*-*.json"):
         run.change(path, classes=[f"class {i}" for i in range(100)])
     assert {row.superclass_error_pct for row in variant_rows(run.results())} == {None}
 

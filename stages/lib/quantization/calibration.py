@@ -6,11 +6,13 @@ import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, TensorsData, create_calibrator
+from onnxruntime.quantization.calibrate import HistogramCalibrater, HistogramCollector
 
 from stages.lib.stage import track
 
@@ -24,7 +26,30 @@ CALIBRATORS: dict[str, tuple[CalibrationMethod, dict[str, int]]] = {
     "percentile": (CalibrationMethod.Percentile, {}),
     "entropy": (CalibrationMethod.Entropy, {"num_bins": 512}),
 }
+MOST_GROWTH = 8  # times the bins that a histogram begins with
 CALIBRATION_BATCH = 16  # all activations of a batch are in memory: half a GB for the full net
+
+
+class BoundedHistograms(HistogramCollector):  # type: ignore[misc]  # untyped base
+    """ONNX Runtime's histograms, but of bounded size.
+
+    It keeps the width of the bins of a layer's first batch. Where that was nearly dead and a later one isn't, it asks
+    for gigabytes. Here the histogram is then drawn anew with wider bins.
+    """
+
+    def merge_histogram(
+        self, old: tuple[Any, ...], values: np.ndarray, low: np.ndarray, high: np.ndarray, threshold: np.ndarray
+    ) -> tuple[Any, ...]:
+        """The histogram of a tensor with more values counted in."""
+        counts, edges, old_low, old_high, old_threshold = old
+        if old_threshold > 0 and len(counts) * threshold > MOST_GROWTH * self.num_bins * old_threshold:
+            centres = (edges[:-1] + edges[1:]) / 2
+            counts, edges = np.histogram(
+                centres, self.num_bins, range=(-float(threshold), float(threshold)), weights=counts
+            )
+            old = (counts.astype(np.int64), edges, old_low, old_high, threshold)
+        merged: tuple[Any, ...] = super().merge_histogram(old, values, low, high, threshold)
+        return merged
 
 
 class Batches(CalibrationDataReader):  # type: ignore[misc]  # untyped base
@@ -40,7 +65,7 @@ class Batches(CalibrationDataReader):  # type: ignore[misc]  # untyped base
 
 
 def activation_ranges(
-    path: Path, images: np.ndarray, *, counts: Sequence[int], method: str
+    path: Path, images: np.ndarray, *, counts: Sequence[int], method: str, operators: Sequence[str] = INT8_OPERATORS
 ) -> Iterator[tuple[int, TensorsData]]:
     """Measure the range of each activation on the first images, and again on more of them.
 
@@ -49,6 +74,7 @@ def activation_ranges(
         images: uint8 (N, S, S, 3).
         counts: Numbers of images, rising, from 1 to N.
         method: A key of `CALIBRATORS`.
+        operators: What will run in int8.
 
     Yields:
         A number of images, and the ranges on that many.
@@ -57,11 +83,14 @@ def activation_ranges(
     with tempfile.TemporaryDirectory() as name:
         calibrator = create_calibrator(
             path,
-            INT8_OPERATORS,
+            list(operators),
             augmented_model_path=str(Path(name) / "augmented.onnx"),
             calibrate_method=calibration_method,
             extra_options=options,
         )
+        if isinstance(calibrator, HistogramCalibrater):
+            names = ("method", "symmetric", "num_bins", "num_quantized_bins", "percentile", "scenario")
+            calibrator.collector = BoundedHistograms(**{name: getattr(calibrator, name) for name in names})
         done = 0
         for count in counts:
             # A call for each batch: within a call all activations are kept (and CalibMaxIntermediateOutputs drops
@@ -126,15 +155,15 @@ def correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, images: n
 
 
 def _rounding_errors(model: onnx.ModelProto, quantized: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, np.ndarray]]:
-    """Each Conv and Gemm of `model`, and what its weights lose by rounding: W - rounded W, float32."""
+    """Each Conv and Gemm of `model` that is quantized, and what its weights lose: W - rounded W, float32."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     rounded = {tensor.name: tensor for tensor in quantized.graph.initializer}
     for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm"):
-            name = node.input[1]
+        name = node.input[1] if node.op_type in ("Conv", "Gemm") else ""
+        if f"{name}_quantized" in rounded:  # else it stays in float
             weight, levels, scale = (
                 onnx.numpy_helper.to_array(tensor)
                 for tensor in (weights[name], rounded[f"{name}_quantized"], rounded[f"{name}_scale"])
             )
-            assert scale.shape == weight.shape[:1], f"{name} must have a scale for each output channel first"
-            yield node, weight - levels * scale.reshape(-1, *[1] * (weight.ndim - 1))
+            if scale.shape == weight.shape[:1]:  # a scale for each output channel, which comes first
+                yield node, weight - levels * scale.reshape(-1, *[1] * (weight.ndim - 1))

@@ -56,7 +56,7 @@ def export_onnx(model: GoogLeNet, path: Path, *, classes: Sequence[str], image_s
     )
     assert program is not None
     proto = program.model_proto
-    _add_biases(proto)
+    add_biases(proto)
     onnx.helper.set_model_props(proto, {"classes": json.dumps(list(classes))})
     write_onnx(proto, path)
 
@@ -97,7 +97,7 @@ def _folded(model: GoogLeNet) -> GoogLeNet:
     return folded
 
 
-def _add_biases(proto: onnx.ModelProto) -> None:
+def add_biases(proto: onnx.ModelProto) -> None:
     """Give each layer a bias, which the exporter leaves out where it is zero: bias correction needs a place."""
     shapes = {tensor.name: tensor.dims for tensor in proto.graph.initializer}
     for node in proto.graph.node:

@@ -1,7 +1,9 @@
 """What int8 costs in each layer, so that the worst ones can be found."""
 
 import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,13 +39,26 @@ def layer_errors(fp32: Path, quantized: onnx.ModelProto, images: np.ndarray) -> 
     ]
 
 
+def layer_name(node: onnx.NodeProto) -> str:
+    """The name of a Conv or Gemm, which its weight tells; empty for any other node."""
+    if node.op_type not in ("Conv", "Gemm"):
+        return ""
+    return str(node.input[1]).removeprefix("model.").removesuffix(".weight").removesuffix(".0")
+
+
+def worst_first(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of layers, the one first that adds most to the error of the layer before it in the graph."""
+    before = [0.0, *(layer["error_pct"] for layer in layers)]
+    order = sorted(range(len(layers)), key=lambda i: before[i] - layers[i]["error_pct"])
+    return [layers[i]["name"] for i in order]
+
+
 def _outputs(model: onnx.ModelProto) -> dict[str, str]:
     """The tensor that each layer ends in, by the layer's name, which its weight tells."""
     relus = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
     tensors = {}
     for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm"):
-            name = node.input[1].removeprefix("model.").removesuffix(".weight").removesuffix(".0")
+        if name := layer_name(node):
             tensors[name] = relus.get(node.output[0], node.output[0])
     return tensors
 

@@ -30,7 +30,7 @@ from stages.lib.quantization.calibration import (
     correct_biases,
 )
 from stages.lib.quantization.export import write_onnx
-from stages.lib.quantization.layers import layer_errors
+from stages.lib.quantization.layers import layer_errors, layer_name, worst_first
 from stages.lib.runtime.session import classify, error_pct, open_session
 
 Method = Literal["minmax", "percentile", "entropy"]
@@ -49,6 +49,8 @@ def choose_calibration(
     bias_correction: bool,
     reduce_range: bool,
     weight_levels: int = 0,
+    operators: Sequence[str] = INT8_OPERATORS,
+    max_loss_pct: float | None = None,
 ) -> dict[str, Any]:
     """Quantize what `export_onnx` wrote in several ways, and write what changes the logits least on validation images.
 
@@ -66,11 +68,14 @@ def choose_calibration(
         reduce_range: Use 7 bits for weights. CPUs without VNNI add pairs of products in 16 bits, which overflow else.
         weight_levels: Of a network whose weights are already whole multiples of a scale, at most this many, which they
             stay; 0 for any other.
+        operators: What runs in int8.
+        max_loss_pct: Layers stay in float, those first that add most error, until the validation error is at most this
+            many points above that in fp32; None leaves none in float.
 
     Returns:
         `calibration_method`, `calibration_images`, `bias_correction`, `val_error_pct` and `logits_mse` of the written
         model, `fp32_val_error_pct`, `candidates`: `method`, `images`, `val_error_pct` and `logits_mse` of each, and
-        `layers`, as of `layer_errors`.
+        `layers`, as of `layer_errors`, and `float_layers`, the names of those left in float.
     """
     counts = sorted({min(count, len(calibration)) for count in counts})
     fp32_logits = _logits(fp32_path, validation)
@@ -80,22 +85,31 @@ def choose_calibration(
     best: tuple[float, int, int] | None = None
     with _prepared(fp32_path) as prepared:
         for rank, method in enumerate(methods):
-            for count, ranges in activation_ranges(prepared, calibration, counts=counts, method=method):
-                candidate = prepared.with_name("candidate.onnx")
-                images = calibration[:count] if bias_correction else None
-                quantized = _quantized(
-                    prepared, ranges, bias_images=images, reduce_range=reduce_range, weight_levels=weight_levels
-                )
-                write_onnx(quantized, candidate)
-                logits = _logits(candidate, validation)
-                error = error_pct(logits, validation.labels, top=1)
-                mse = float(np.square(logits - fp32_logits).mean())
+            for count, ranges in activation_ranges(
+                prepared, calibration, counts=counts, method=method, operators=operators
+            ):
+                settings = {
+                    "ranges": ranges,
+                    "bias_images": calibration[:count] if bias_correction else None,
+                    "reduce_range": reduce_range,
+                    "weight_levels": weight_levels,
+                    "operators": operators,
+                }
+                quantized, error, mse = _judged(_quantized(prepared, **settings), prepared, validation, fp32_logits)
                 print(f"int8, {method} of {count} images: validation error {error:.2f} %, MSE {mse:.4f}", flush=True)
                 candidates.append({"method": method, "images": count, "val_error_pct": error, "logits_mse": mse})
                 if best is None or (mse, count, rank) < best:
                     best = (mse, count, rank)
-                    winner, winner_error = quantized, error
+                    winner, winner_error, winner_mse, winner_settings = quantized, error, mse, settings
         layers = layer_errors(prepared, winner, validation.pixels[:CALIBRATION_BATCH])
+        float_layers: list[str] = []
+        for name in worst_first(layers):
+            if max_loss_pct is None or winner_error - fp32_error <= max_loss_pct:
+                break
+            float_layers.append(name)
+            winner = _quantized(prepared, **winner_settings, float_layers=float_layers)
+            winner, winner_error, winner_mse = _judged(winner, prepared, validation, fp32_logits)
+            print(f"int8, {name} in float: validation error {winner_error:.2f} %, MSE {winner_mse:.4f}", flush=True)
     assert best is not None
     write_onnx(_shortened(winner), int8_path)
     return {
@@ -103,11 +117,22 @@ def choose_calibration(
         "calibration_images": best[1],
         "bias_correction": bias_correction,
         "val_error_pct": winner_error,
-        "logits_mse": best[0],
+        "logits_mse": winner_mse,
         "fp32_val_error_pct": fp32_error,
         "candidates": candidates,
         "layers": layers,
+        "float_layers": float_layers,
     }
+
+
+def _judged(
+    quantized: onnx.ModelProto, prepared: Path, validation: Images, fp32_logits: np.ndarray
+) -> tuple[onnx.ModelProto, float, float]:
+    """The model, its validation error in percent, and the mean squared error of its logits."""
+    path = prepared.with_name("candidate.onnx")
+    write_onnx(quantized, path)
+    logits = _logits(path, validation)
+    return quantized, error_pct(logits, validation.labels, top=1), float(np.square(logits - fp32_logits).mean())
 
 
 @contextlib.contextmanager
@@ -120,7 +145,14 @@ def _prepared(fp32_path: Path) -> Iterator[Path]:
 
 
 def _quantized(
-    prepared: Path, ranges: TensorsData, *, bias_images: np.ndarray | None, reduce_range: bool, weight_levels: int
+    prepared: Path,
+    *,
+    ranges: TensorsData,
+    bias_images: np.ndarray | None,
+    reduce_range: bool,
+    weight_levels: int,
+    operators: Sequence[str],
+    float_layers: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """Quantize with these ranges of the activations, and with biases corrected on `bias_images` if there are any."""
     source, cache, int8 = (prepared.with_name(file) for file in ("source.onnx", "ranges.json", "int8.onnx"))
@@ -135,7 +167,8 @@ def _quantized(
             calibration_cache_path=cache,
             calibrate_method=ranges.calibration_method,
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=INT8_OPERATORS,
+            op_types_to_quantize=list(operators),
+            nodes_to_exclude=[node.name for node in model.graph.node if layer_name(node) in float_layers],
             per_channel=True,
             reduce_range=reduce_range,
             activation_type=QuantType.QUInt8,

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `make bench-here` does without what these need
-    from stages.lib.report.results import Cost
+    from stages.lib.report.results import AdoptedCost
     from stages.lib.report.statistics import Difference, Spread
 
 DASH = "\N{EN DASH}"
@@ -68,7 +68,7 @@ def duration(seconds: float) -> str:
     return f"{significant(seconds)} s"
 
 
-def milliseconds(cost: "Cost") -> str:
+def milliseconds(cost: "AdoptedCost") -> str:
     """A latency with its 5th and 95th percentile: `2.5 (2.4-2.7)`."""
     low, median, high = map(significant, (cost.latency_cpu_p5_ms, cost.latency_cpu_ms, cost.latency_cpu_p95_ms))
     return f"{median} ({low}{DASH}{high})"

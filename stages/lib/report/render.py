@@ -18,7 +18,7 @@ from stages.lib.report.figures import shows_channels
 from stages.lib.report.goals import left_out, verdicts
 from stages.lib.report.results import Results
 from stages.lib.report.statistics import Difference
-from stages.lib.report.tables import VariantRow, model_rows, original_rows, recommended, variant_rows
+from stages.lib.report.tables import VariantRow, adopted_rows, model_rows, original_rows, recommended, variant_rows
 
 FOLDER = Path(__file__).parent
 FILTERS = (
@@ -125,6 +125,7 @@ def _context(results: Results, findings: str) -> dict[str, Any]:
         "original": original_rows(results, original),
         "original_models": list(original),
         "public_code": published["public_code"],
+        "adopted": adopted_rows(results),
         "gpus": sorted({cost.gpu for cost in results.cuda.values()}),
         "shows_channels": shows_channels(results.compression),
     }

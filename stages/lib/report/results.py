@@ -17,6 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from stages.lib.artifacts import (
     MACHINES,
+    adopted_evaluation_path,
+    adoption_path,
     compression_path,
     cuda_profile_path,
     curve_path,
@@ -87,18 +89,23 @@ class Accuracy(Measured):
         return self
 
 
-class Cost(Measured):
+class AdoptedCost(Measured):
     """What one ONNX model costs in ONNX Runtime: time and memory of one image at a time."""
 
-    num_parameters: Count
-    num_nonzero_parameters: Count
-    macs: Count
     file_bytes: Count = Field(description="What ships: the packed file of a packed model, the ONNX file otherwise")
     latency_cpu_ms: Milliseconds
     latency_cpu_p5_ms: Milliseconds
     latency_cpu_p95_ms: Milliseconds
     latency_rounds_ms: list[Milliseconds] = Field(description="The median of each round")
     memory_mb: NonNegative
+
+
+class Cost(AdoptedCost):
+    """What one of our models costs besides."""
+
+    num_parameters: Count
+    num_nonzero_parameters: Count
+    macs: Count
     images_per_s_1_thread: Positive = Field(description="In batches, with one thread")
     images_per_s: Positive = Field(description="In batches, with as many threads as latency is measured with")
 
@@ -166,6 +173,7 @@ class Profile(Measured):
     calls_per_round: Count
     batch_size: Count
     variants: dict[str, Cost]
+    adopted: dict[str, AdoptedCost]
     eager: dict[str, EagerCost]
 
     @model_validator(mode="after")
@@ -214,12 +222,33 @@ class Quantization(Measured):
     fp32_val_error_pct: Percentage = Field(description="Of the exported file; a curve may be in bf16")
     candidates: list[Any] = Field(min_length=1)
     layers: list[LayerError]
+    float_layers: list[str]
 
 
 class BaseQuantization(Quantization):
     """That of `base`, with which sparse models, which ship packed, are compared."""
 
     packed_bytes: PackedBytes
+
+
+class Adopted(Quantization):
+    """A classifier from elsewhere: what it is, and how it was quantized."""
+
+    num_parameters: Count
+    num_nonzero_parameters: Count
+    macs: Count
+
+
+class Adoption(Measured):
+    """`artifacts/adopted/facts.json`."""
+
+    models: dict[str, Adopted]
+
+
+class AdoptedEvaluation(Measured):
+    """`artifacts/evaluation/adopted.json`."""
+
+    variants: dict[str, Accuracy]
 
 
 class Compression(Measured):
@@ -259,6 +288,8 @@ class Results:
         quantization: How the int8 variant of each model was calibrated.
         compression: Widths and ranks of each fine-tuned model.
         cuda: Costs on a GPU of those models that were measured there as they are now.
+        adopted: Classifiers from elsewhere, by name.
+        adopted_accuracy: Of these, by variant.
         machines: Latency in milliseconds on other machines, by name and variant, of the files as they are now.
     """
 
@@ -270,6 +301,8 @@ class Results:
     quantization: dict[str, Quantization]
     compression: dict[str, Compression]
     cuda: dict[str, CudaCost]
+    adopted: dict[str, Adopted]
+    adopted_accuracy: dict[str, Accuracy]
     machines: dict[str, dict[str, float]]
 
 
@@ -288,6 +321,9 @@ def read_results(params: Params) -> Results:
             raise ValueError(f"{path} must have num_images {expected}, got {read.num_images}; {REMEDY}")
     profile = read_file(profile_path(), Profile)
     cuda = read_file(cuda_profile_path(), CudaProfile).models
+    adopted = read_file(adoption_path(), Adoption).models
+    if adopted.keys() != params.external.keys():
+        raise ValueError(f"{adoption_path()} must have the models of external; {REMEDY}")
     digests = {name: cost.checkpoint_sha256 for name, cost in profile.eager.items()}
     return Results(
         params=params,
@@ -303,6 +339,8 @@ def read_results(params: Params) -> Results:
             name: read_file(compression_path(name), Compression) for name, model in MODELS.items() if model.finetuned
         },
         cuda={name: cost for name, cost in cuda.items() if cost.checkpoint_sha256 == digests.get(name)},
+        adopted=adopted,
+        adopted_accuracy=read_file(adopted_evaluation_path(), AdoptedEvaluation).variants,
         machines=_read_machines(accuracy),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from stages.lib.report.results import Accuracy, Cost, EagerCost
+from stages.lib.report.results import Accuracy, AdoptedCost, EagerCost
 
 SAME_LATENCY = 0.05  # as a share: medians of interleaved rounds still wander by a few percent
 SAME_SIZE = 0.01
@@ -97,7 +97,7 @@ def superclass_error_pct(accuracy: Accuracy, superclasses: Mapping[str, Sequence
     return 100 * float((index[accuracy.predictions] != index[accuracy.labels]).mean())
 
 
-def speed_up(cost: Cost, reference: Cost | EagerCost) -> Spread:
+def speed_up(cost: AdoptedCost, reference: AdoptedCost | EagerCost) -> Spread:
     """How many times as fast as the reference, by round: a busy moment slows all that run in one."""
     ratios = np.divide(reference.latency_rounds_ms, cost.latency_rounds_ms)  # (rounds,)
     low, median, high = np.percentile(ratios, (5, 50, 95)).tolist()

@@ -9,7 +9,7 @@ import yaml
 
 from stages.lib.models import MODELS, PRECISIONS, Model, Precision, variant_name
 from stages.lib.params import Recipe
-from stages.lib.report.results import Accuracy, Cost, Quantization, Results, Training
+from stages.lib.report.results import Accuracy, Adopted, AdoptedCost, Cost, Quantization, Results, Training
 from stages.lib.report.statistics import (
     SAME_LATENCY,
     SAME_SIZE,
@@ -88,6 +88,21 @@ class ModelRow:
     quantization: Quantization
 
 
+@dataclass(frozen=True)
+class AdoptedRow:
+    """A classifier from elsewhere, and what int8 costs and gains."""
+
+    name: str
+    facts: Adopted
+    fp32: Accuracy
+    int8: Accuracy
+    change: Difference
+    fp32_cost: AdoptedCost
+    int8_cost: AdoptedCost
+    times_smaller: float
+    times_as_fast: Spread
+
+
 def variant_rows(results: Results) -> list[VariantRow]:
     """A row for every variant, `base` first."""
     base, reference, rows = results.profile.variants["base"], results.accuracy["base"], []
@@ -137,6 +152,20 @@ def model_rows(results: Results) -> list[ModelRow]:
                 training=results.training[name],
                 quantization=results.quantization[name],
             )
+        )
+    return rows
+
+
+def adopted_rows(results: Results) -> list[AdoptedRow]:
+    """A row for every classifier from elsewhere."""
+    rows = []
+    for name, facts in results.adopted.items():
+        int8 = variant_name(name, "int8")
+        accuracy, coarse = results.adopted_accuracy[name], results.adopted_accuracy[int8]
+        cost, cheap = results.profile.adopted[name], results.profile.adopted[int8]
+        change, faster = paired_difference(coarse, accuracy), speed_up(cheap, cost)
+        rows.append(
+            AdoptedRow(name, facts, accuracy, coarse, change, cost, cheap, cost.file_bytes / cheap.file_bytes, faster)
         )
     return rows
 
