@@ -2,12 +2,13 @@
 VENV := .venv
 BENCH_VENV := .venv-bench
 PYTHON ?= python3
+AS_DEMO := git -c user.name=demo -c user.email=demo@localhost
 # A stage's `python` must be the venv's, also when DVC starts it.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo params repro bench-train bench-here bench-compress tune-lowrank test test-fast check lock audit clean
+.PHONY: help install demo params repro bench-train bench-here bench-compress tune-lowrank sweep sweep-demo test test-fast check lock audit clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +57,18 @@ $(BENCH_VENV)/.installed: requirements.txt requirements-bench.txt
 
 tune-lowrank: install ## measure which layers gain from a factorization
 	$(VENV)/bin/python -m benchmarks.tune_lowrank
+
+sweep: install ## run the trials of sweep.yaml, measure them and write reports/sweep.md
+	$(VENV)/bin/python -m sweep
+
+sweep-demo: install ## a small sweep on the digits, under demo/
+	rm -rf demo
+	git clone --quiet . demo
+	$(VENV)/bin/python -m stages.lib.params presets/demo.yaml > demo/params.yaml
+	cp sweep/demo.yaml demo/sweep.yaml
+	cd demo && $(AS_DEMO) commit --quiet --all --message "Use the digits" && ../$(VENV)/bin/dvc repro --quiet train
+	cd demo && $(AS_DEMO) commit --quiet --all --message "Train the base" && ../$(VENV)/bin/python -m sweep
+	@cd demo && ../$(VENV)/bin/python -m sweep choose --max-loss 5 --max-mb 0.1
 
 test: install ## run all tests
 	$(VENV)/bin/pytest

@@ -10,8 +10,9 @@ from stages.lib import artifacts
 from stages.lib.artifacts import write_json
 from stages.lib.models import MODELS, PRECISIONS, variant_name
 from stages.lib.params import PARAMS_FILE, load_params, render_params
+from stages.lib.report.files import Accuracy
 from stages.lib.report.render import render_report
-from stages.lib.report.results import Accuracy, Results, read_results
+from stages.lib.report.results import Results, read_results
 
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 1000

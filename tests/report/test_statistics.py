@@ -3,7 +3,7 @@
 import pytest
 
 from stages.lib.report import formatting, render
-from stages.lib.report.results import Cost
+from stages.lib.report.files import Cost
 from stages.lib.report.statistics import Difference, Spread, paired_difference, speed_up, standard_error_pct
 from tests.report.run import Run, measured
 

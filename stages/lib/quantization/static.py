@@ -8,6 +8,7 @@ import contextlib
 import copy
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,58 +82,73 @@ def choose_calibration(
     fp32_logits = _logits(fp32_path, validation)
     fp32_error = error_pct(fp32_logits, validation.labels, top=1)
     print(f"fp32: validation error {fp32_error:.2f} %", flush=True)
-    candidates: list[dict[str, Any]] = []
-    best: tuple[float, int, int] | None = None
+    settings: dict[str, Any] = {"reduce_range": reduce_range, "weight_levels": weight_levels, "operators": operators}
+    candidates: list[_Candidate] = []
     with _prepared(fp32_path) as prepared:
-        for rank, method in enumerate(methods):
+
+        def judged(calibrated: _Calibrated, *, float_layers: Sequence[str] = ()) -> _Candidate:
+            images = calibration[: calibrated.images] if bias_correction else None
+            model = _quantized(prepared, calibrated.ranges, bias_images=images, float_layers=float_layers, **settings)
+            path = prepared.with_name("candidate.onnx")
+            write_onnx(model, path)
+            logits = _logits(path, validation)
+            error, mse = error_pct(logits, validation.labels, top=1), float(np.square(logits - fp32_logits).mean())
+            how = f"{calibrated.method} of {calibrated.images} images, {len(float_layers)} layers in float"
+            print(f"int8, {how}: validation error {error:.2f} %, MSE {mse:.4f}", flush=True)
+            return _Candidate(calibrated, model, error, mse)
+
+        for method in methods:
             for count, ranges in activation_ranges(
                 prepared, calibration, counts=counts, method=method, operators=operators
             ):
-                settings = {
-                    "ranges": ranges,
-                    "bias_images": calibration[:count] if bias_correction else None,
-                    "reduce_range": reduce_range,
-                    "weight_levels": weight_levels,
-                    "operators": operators,
-                }
-                quantized, error, mse = _judged(_quantized(prepared, **settings), prepared, validation, fp32_logits)
-                print(f"int8, {method} of {count} images: validation error {error:.2f} %, MSE {mse:.4f}", flush=True)
-                candidates.append({"method": method, "images": count, "val_error_pct": error, "logits_mse": mse})
-                if best is None or (mse, count, rank) < best:
-                    best = (mse, count, rank)
-                    winner, winner_error, winner_mse, winner_settings = quantized, error, mse, settings
-        layers = layer_errors(prepared, winner, validation.pixels[:CALIBRATION_BATCH])
+                candidates.append(judged(_Calibrated(method, count, ranges)))
+        best = min(candidates, key=lambda each: (each.logits_mse, each.calibrated.images))
+        layers = layer_errors(prepared, best.model, validation.pixels[:CALIBRATION_BATCH])
         float_layers: list[str] = []
         for name in worst_first(layers):
-            if max_loss_pct is None or winner_error - fp32_error <= max_loss_pct:
+            if max_loss_pct is None or best.val_error_pct - fp32_error <= max_loss_pct:
                 break
             float_layers.append(name)
-            winner = _quantized(prepared, **winner_settings, float_layers=float_layers)
-            winner, winner_error, winner_mse = _judged(winner, prepared, validation, fp32_logits)
-            print(f"int8, {name} in float: validation error {winner_error:.2f} %, MSE {winner_mse:.4f}", flush=True)
-    assert best is not None
-    write_onnx(_shortened(winner), int8_path)
+            best = judged(best.calibrated, float_layers=float_layers)
+    write_onnx(_shortened(best.model), int8_path)
     return {
-        "calibration_method": methods[best[2]],
-        "calibration_images": best[1],
+        "calibration_method": best.calibrated.method,
+        "calibration_images": best.calibrated.images,
         "bias_correction": bias_correction,
-        "val_error_pct": winner_error,
-        "logits_mse": winner_mse,
+        "val_error_pct": best.val_error_pct,
+        "logits_mse": best.logits_mse,
         "fp32_val_error_pct": fp32_error,
-        "candidates": candidates,
+        "candidates": [each.facts() for each in candidates],
         "layers": layers,
         "float_layers": float_layers,
     }
 
 
-def _judged(
-    quantized: onnx.ModelProto, prepared: Path, validation: Images, fp32_logits: np.ndarray
-) -> tuple[onnx.ModelProto, float, float]:
-    """The model, its validation error in percent, and the mean squared error of its logits."""
-    path = prepared.with_name("candidate.onnx")
-    write_onnx(quantized, path)
-    logits = _logits(path, validation)
-    return quantized, error_pct(logits, validation.labels, top=1), float(np.square(logits - fp32_logits).mean())
+@dataclass(frozen=True)
+class _Calibrated:
+    """Ranges of the activations, and where they come from."""
+
+    method: Method
+    images: int
+    ranges: TensorsData
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A quantized model, and what it does on the validation images."""
+
+    calibrated: _Calibrated
+    model: onnx.ModelProto
+    val_error_pct: float
+    logits_mse: float
+
+    def facts(self) -> dict[str, str | int | float]:
+        return {
+            "method": self.calibrated.method,
+            "images": self.calibrated.images,
+            "val_error_pct": self.val_error_pct,
+            "logits_mse": self.logits_mse,
+        }
 
 
 @contextlib.contextmanager
@@ -146,8 +162,8 @@ def _prepared(fp32_path: Path) -> Iterator[Path]:
 
 def _quantized(
     prepared: Path,
-    *,
     ranges: TensorsData,
+    *,
     bias_images: np.ndarray | None,
     reduce_range: bool,
     weight_levels: int,

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stages.lib.models import MODELS
-from stages.lib.report.results import Compression, Epoch, Results
+from stages.lib.report.files import Compression, Epoch
+from stages.lib.report.results import Results
 from stages.lib.report.statistics import standard_error_pct
 from stages.lib.report.tables import VariantRow
 
@@ -47,7 +48,7 @@ def draw_curves(results: Results) -> str:
             axes.xaxis.set_major_locator(MaxNLocator(integer=last >= 1))
             axes.grid(alpha=0.3)
             axes.legend(fontsize="small")
-    return _svg(figure)
+    return svg(figure)
 
 
 def shows_channels(compression: Mapping[str, Compression]) -> bool:
@@ -71,7 +72,7 @@ def draw_channels(compression: Mapping[str, Compression]) -> str:
             xlim=(0, len(before) + 1),
         )
         axes.legend(fontsize="small")
-    return _svg(figure)
+    return svg(figure)
 
 
 def draw_tradeoffs(rows: Sequence[VariantRow]) -> str:
@@ -99,7 +100,7 @@ def draw_tradeoffs(rows: Sequence[VariantRow]) -> str:
     # Only now are the limits of the axes, which both panels share, those that the labels are placed by.
     for axes, cost in zip(panels, costs.values(), strict=True):
         _label(axes, [(cost(row), row.accuracy.top1_error_pct, row.name) for row in rows])
-    return _svg(figure)
+    return svg(figure)
 
 
 def _points(curve: Sequence[Epoch], column: str) -> tuple[list[float], list[float]]:
@@ -154,7 +155,8 @@ def _spread(heights: Sequence[float]) -> list[float]:
     return spread
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """The figure as text that is the same for the same numbers."""
     buffer = io.StringIO()
     # A fixed salt and no date keep the file the same; the white ground keeps it readable on a dark page.
     with mpl.rc_context({"svg.hashsalt": "googlenet-compression"}):

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `make bench-here` does without what these need
-    from stages.lib.report.results import AdoptedCost
+    from stages.lib.report.files import AdoptedCost
     from stages.lib.report.statistics import Difference, Spread
 
 DASH = "\N{EN DASH}"

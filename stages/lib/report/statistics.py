@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from stages.lib.report.results import Accuracy, AdoptedCost, EagerCost
+from stages.lib.report.files import Accuracy, AdoptedCost, EagerCost
 
 SAME_LATENCY = 0.05  # as a share: medians of interleaved rounds still wander by a few percent
 SAME_SIZE = 0.01

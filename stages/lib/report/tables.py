@@ -9,7 +9,8 @@ import yaml
 
 from stages.lib.models import MODELS, PRECISIONS, Model, Precision, variant_name
 from stages.lib.params import Recipe
-from stages.lib.report.results import Accuracy, Adopted, AdoptedCost, Cost, Quantization, Results, Training
+from stages.lib.report.files import Accuracy, Adopted, AdoptedCost, Cost, Quantization, Training
+from stages.lib.report.results import Results
 from stages.lib.report.statistics import (
     SAME_LATENCY,
     SAME_SIZE,

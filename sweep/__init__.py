@@ -1,0 +1,1 @@
+"""Sweeps over the trade-offs of each compression method, on one machine or many."""

@@ -1,0 +1,115 @@
+"""The part of a sweep that runs once: the shared prefix, the queue of trials, and the measurements at the end."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import ray
+from tqdm import tqdm
+
+from stages.lib.params import PARAMS_FILE
+from sweep.plan import Trial, read_plan
+from sweep.report import measure_and_report
+from sweep.trial import REMOTE, Storage, is_done, run, run_trial
+
+RETRIES = 5  # of a trial whose node or process was lost
+SUBREAPER = "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper"  # else only direct children end
+
+
+def sweep(
+    plan: Path,
+    *,
+    address: str | None,
+    cpus: int,
+    gpus: float,
+    git: str | None,
+    storage: str | None,
+    resume: str | None,
+) -> int:
+    """Run the trials that are not done yet, measure all of them on this machine, write reports/sweep.md.
+
+    Returns:
+        The number of trials that failed.
+
+    Raises:
+        ValueError: If the plan or the state of the repository doesn't allow a sweep.
+    """
+    if not plan.is_file():
+        raise ValueError(f"--plan must be a file, found no {plan}; copy sweep.yaml and change it")
+    try:
+        trials = read_plan(plan.read_text(encoding="utf-8"), PARAMS_FILE.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ExceptionGroup(str(plan), [ValueError(f"{plan}: {line}") for line in str(error).splitlines()]) from None
+    place = _prepare(git, storage, resume)
+    waiting = [trial for trial in trials if not is_done(place, trial.name)]
+    print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done before", flush=True)
+    failed = _run_all(waiting, place, address=address, cpus=cpus, gpus=gpus) if waiting else {}
+    measured = [trial for trial in trials if trial.name not in failed]
+    if trials[0].name not in failed:
+        measure_and_report(measured, place)
+    for name, reason in failed.items():
+        print(f"{name} failed: {reason}", file=sys.stderr)
+    return len(failed)
+
+
+def _prepare(git: str | None, storage: str | None, resume: str | None) -> Storage:
+    """Make the base, check that it is committed, and push it where all nodes find it."""
+    root = Path.cwd()
+    if changed := run(["git", "status", "--porcelain", "--untracked-files=no"]).strip():
+        raise ValueError(f"a sweep clones what is committed, got changes ({changed.splitlines()[0]}); commit them")
+    run(["dvc", "pull", "--quiet", "--allow-missing", "train"])
+    run(["dvc", "repro", "--quiet", "--allow-missing", "train"])
+    if run(["git", "status", "--porcelain", "--untracked-files=no"]).strip():
+        raise ValueError("the base was out of date and has been trained; commit dvc.lock and reports/, then sweep")
+    dvc = storage or str(root / ".dvc" / "tmp" / "sweep" / "remote")
+    run(["dvc", "remote", "add", "--quiet", "--local", "--force", REMOTE, dvc])
+    run(["dvc", "push", "--quiet", "--remote", REMOTE, "train"])
+    commit = run(["git", "rev-parse", "HEAD"]).strip()
+    if resume is None and storage is None:
+        resume = str(root / ".dvc" / "tmp" / "sweep" / "resume")
+    return Storage(git or str(root), commit, dvc, resume)
+
+
+def _run_all(
+    trials: Sequence[Trial], storage: Storage, *, address: str | None, cpus: int, gpus: float
+) -> dict[str, str]:
+    """Run trials as Ray tasks; returns why those that failed did, by name."""
+    os.environ[SUBREAPER] = "1"  # for the node that ray.init may start
+    available = os.cpu_count() or 1
+    packages = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "stages")]
+    ray.init(
+        address=address,
+        num_cpus=None if address else max(available, cpus),
+        include_dashboard=None if address else False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"py_modules": packages} if address else None,
+    )
+    task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(run_trial)  # type: ignore[arg-type]
+    tasks = {task.remote(trial, storage, threads=cpus): trial for trial in trials}
+    failed: dict[str, str] = {}
+    started = time.monotonic()
+    try:
+        with tqdm(total=len(trials), disable=None, leave=False, unit="trial") as bar:
+            while tasks:
+                (ready,), _ = ray.wait(list(tasks), num_returns=1)
+                trial = tasks.pop(ready)
+                try:
+                    outcome = f"done on {ray.get(ready)}"
+                except ray.exceptions.RayTaskError as error:
+                    outcome = failed[trial.name] = " ".join(str(error.cause).split())
+                except ray.exceptions.RayError as error:
+                    outcome = failed[trial.name] = type(error).__name__
+                bar.update()
+                done = len(trials) - len(tasks)
+                left = timedelta(seconds=round((time.monotonic() - started) / done * len(tasks)))
+                tqdm.write(f"{trial.name}  {trial.model}  {trial.change or 'base'}  {outcome}  left {left}")
+                sys.stdout.flush()
+    finally:
+        ray.shutdown()
+    return failed

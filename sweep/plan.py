@@ -1,0 +1,119 @@
+"""Which trials a sweep has: `sweep.yaml`, and the parameters that are committed."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from stages.lib.models import MODELS
+from stages.lib.params import parse_params
+
+# Which model each parameter concerns: so each value is one trial, and not one with every value of the others.
+PARAMETERS = {
+    "prune.ratio": "structured",
+    "prune.sparsity": "unstructured",
+    "lowrank.macs_ratio": "lowrank",
+    "distill.width": "distilled",
+    "squeeze.sparsity": "sparse-lowbit",
+    "squeeze.weight_bits": "sparse-lowbit",
+}
+MOST_TRIALS = 1000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One experiment.
+
+    Attributes:
+        name: Of the experiment in DVC, which tells all parameters.
+        model: The one that is made and measured.
+        parameter: What is changed; None for the base as it is.
+    """
+
+    name: str
+    model: str
+    parameter: str | None = None
+    value: float | None = None
+
+    @property
+    def change(self) -> str | None:
+        """As `dvc exp run -S` takes it."""
+        return None if self.parameter is None else f"{self.parameter}={self.value:g}"
+
+    @property
+    def targets(self) -> list[str]:
+        """The stages that measure its accuracy and make its files."""
+        evaluations = [f"evaluate@{self.model}-{precision}" for precision in ("fp32", "int8")]
+        return [*evaluations, f"pack@{self.model}"] if MODELS[self.model].packed else evaluations
+
+    @property
+    def file(self) -> str:
+        """Its int8 file, as it ships."""
+        packed = MODELS[self.model].packed
+        return f"artifacts/packed/{self.model}-int8.onnx.packed" if packed else f"artifacts/int8/{self.model}.onnx"
+
+
+def read_plan(plan: str, params: str) -> list[Trial]:
+    """The trials of a sweep, the base first.
+
+    Args:
+        plan: The text of sweep.yaml: `parameter: [values]`.
+        params: The text of params.yaml.
+
+    Raises:
+        ValueError: One line for each problem.
+    """
+    parse_params(params)
+    try:
+        wishes = yaml.safe_load(plan)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(wishes, dict) or not wishes:
+        raise ValueError(f"must have lines such as `prune.ratio: [0.1, 0.2]`, got {type(wishes).__name__}")
+    problems, trials = [], {"base": Trial(_name(params), "base")}
+    for parameter, values in wishes.items():
+        if parameter not in PARAMETERS:
+            problems.append(f"{parameter!r} can't be swept; these can: {', '.join(PARAMETERS)}")
+        elif not isinstance(values, list) or not values:
+            problems.append(f"{parameter} must have a list of values, got {values!r}")
+        else:
+            for value in values:
+                try:
+                    changed = yaml.safe_dump(_changed(params, parameter, value))
+                    parse_params(changed)
+                except ValueError as error:
+                    problems += str(error).splitlines()
+                    continue
+                name = _name(changed)
+                trials.setdefault(
+                    f"{PARAMETERS[parameter]} {name}", Trial(name, PARAMETERS[parameter], parameter, value)
+                )
+    if len(trials) > MOST_TRIALS:
+        problems.append(f"must have at most {MOST_TRIALS} trials, got {len(trials)}")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return list(trials.values())
+
+
+def _changed(params: str, parameter: str, value: object) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(params)
+    section, _, key = parameter.partition(".")
+    values[section][key] = value
+    return values
+
+
+def _name(params: str) -> str:
+    """Of the experiment with these parameters; comments and order don't count."""
+    text = json.dumps(dict(_leaves(yaml.safe_load(params))), sort_keys=True)
+    return f"sweep-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _leaves(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,0 +1,102 @@
+"""A sweep on a Ray cluster of three nodes on this machine, of which one is lost."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.lib.params import PARAMS_FILE
+from sweep.plan import Trial, read_plan
+from tests.repository import TINY, Repository
+
+pytestmark = pytest.mark.slow
+
+PLAN = "prune.ratio: [0.2, 0.4]\nprune.sparsity: [0.5, 0.9]\nlowrank.macs_ratio: [0.8]\n"
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository with a trained base and a plan of six trials."""
+    repository = Repository.copy(tmp_path_factory.mktemp("sweep") / "repository", preset="demo", **TINY)
+    (repository.path / "sweep.yaml").write_text(PLAN)
+    repository.run("dvc", "repro", "train")
+    repository.commit("base")
+    return repository
+
+
+def experiments(repository: Repository) -> dict[str, str]:
+    """The commit of each experiment, by its name."""
+    lines = repository.run("git", "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").splitlines()
+    found = dict(line.split() for line in lines)
+    return {ref.rsplit("/", 1)[1]: commit for ref, commit in found.items() if "/sweep-" in ref}
+
+
+def model_digest(repository: Repository, revision: str, model: str) -> str:
+    """DVC's digest of the trained model in a revision."""
+    locked = yaml.safe_load(repository.run("git", "show", f"{revision}:dvc.lock"))
+    (digest,) = (
+        out["md5"]
+        for stage in locked["stages"].values()
+        for out in stage.get("outs", [])
+        if out["path"] == f"artifacts/models/{model}.safetensors"
+    )
+    return str(digest)
+
+
+def test_all_trials_arrive_though_a_node_is_lost_and_are_those_done_by_hand(repository: Repository) -> None:
+    from ray.cluster_utils import Cluster
+
+    trials = read_plan(PLAN, (repository.path / PARAMS_FILE).read_text())
+    assert len(trials) == 6
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        command = ["python", "-m", "sweep", "--address", cluster.address, "--cpus-per-trial", "1"]
+        with subprocess.Popen(
+            command, cwd=repository.path, env=repository.environment, stdout=subprocess.PIPE, text=True
+        ) as driver:
+            while len(experiments(repository)) < 1:
+                assert driver.poll() is None
+                time.sleep(0.5)
+            cluster.remove_node(nodes[0], allow_graceful=False)  # in the middle of a trial
+            output, _ = driver.communicate(timeout=1200)
+        assert driver.returncode == 0, output
+    finally:
+        cluster.shutdown()
+    found = experiments(repository)
+    assert set(found) == {trial.name for trial in trials}
+
+    results = json.loads((repository.path / "reports/sweep.json").read_text())
+    assert [each["name"] for each in results["candidates"]] == [trial.name for trial in trials]
+    assert "| `lowrank` | `lowrank.macs_ratio=0.8` |" in (repository.path / "reports/sweep.md").read_text()
+    assert "rebuild it: dvc exp apply sweep-" in repository.run("python", "-m", "sweep", "choose", "--max-mb", "10")
+
+    again = repository.run("python", "-m", "sweep", "--cpus-per-trial", "1")
+    assert "6 trials, 6 of them done before" in again
+    assert experiments(repository) == found
+
+    by_hand: list[Trial] = [trials[1], trials[4]]  # one of structured, one of unstructured
+    for trial in by_hand:
+        repository.run("dvc", "exp", "run", "--name", f"hand-{trial.name}", "-S", str(trial.change), *trial.targets[:2])
+        reference = repository.run("git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/hand-{trial.name}")
+        assert model_digest(repository, reference.strip(), trial.model) == model_digest(
+            repository, found[trial.name], trial.model
+        )
+        repository.go_back()
+
+
+def test_uncommitted_changes_are_refused_in_one_line(repository: Repository) -> None:
+    path: Path = repository.path / "README.md"
+    text = path.read_text()
+    path.write_text("changed")
+    assert "sweep: a sweep clones what is committed, got changes (M README.md); commit them" in repository.run(
+        "python", "-m", "sweep", code=1
+    )
+    path.write_text(text + "\n")
+    (repository.path / "sweep.yaml").write_text("prune.ratoi: [1]\nprune.ratio: [7]\n")
+    lines = repository.run("python", "-m", "sweep", code=1).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["sweep", "sweep"]
+    repository.go_back()
