@@ -17,6 +17,7 @@ from sweep.plan import Trial, read_plan
 from sweep.report import measure_and_report
 from sweep.trial import REMOTE, Storage, is_done, run, run_trial
 
+CHANGES = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!reports/sweep.*"]
 RETRIES = 5  # of a trial whose node or process was lost
 SUBREAPER = "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper"  # else only direct children end
 
@@ -60,11 +61,11 @@ def sweep(
 def _prepare(git: str | None, storage: str | None, resume: str | None) -> Storage:
     """Make the base, check that it is committed, and push it where all nodes find it."""
     root = Path.cwd()
-    if changed := run(["git", "status", "--porcelain", "--untracked-files=no"]).strip():
+    if changed := run(CHANGES).strip():
         raise ValueError(f"a sweep clones what is committed, got changes ({changed.splitlines()[0]}); commit them")
     run(["dvc", "pull", "--quiet", "--allow-missing", "train"])
     run(["dvc", "repro", "--quiet", "--allow-missing", "train"])
-    if run(["git", "status", "--porcelain", "--untracked-files=no"]).strip():
+    if run(CHANGES).strip():
         raise ValueError("the base was out of date and has been trained; commit dvc.lock and reports/, then sweep")
     dvc = storage or str(root / ".dvc" / "tmp" / "sweep" / "remote")
     run(["dvc", "remote", "add", "--quiet", "--local", "--force", REMOTE, dvc])

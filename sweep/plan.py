@@ -73,7 +73,7 @@ def read_plan(plan: str, params: str) -> list[Trial]:
         raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(wishes, dict) or not wishes:
         raise ValueError(f"must have lines such as `prune.ratio: [0.1, 0.2]`, got {type(wishes).__name__}")
-    problems, trials = [], {"base": Trial(_name(params), "base")}
+    problems, trials = [], {"base": Trial(_name("base", params), "base")}
     for parameter, values in wishes.items():
         if parameter not in PARAMETERS:
             problems.append(f"{parameter!r} can't be swept; these can: {', '.join(PARAMETERS)}")
@@ -87,10 +87,8 @@ def read_plan(plan: str, params: str) -> list[Trial]:
                 except ValueError as error:
                     problems += str(error).splitlines()
                     continue
-                name = _name(changed)
-                trials.setdefault(
-                    f"{PARAMETERS[parameter]} {name}", Trial(name, PARAMETERS[parameter], parameter, value)
-                )
+                name = _name(PARAMETERS[parameter], changed)
+                trials.setdefault(name, Trial(name, PARAMETERS[parameter], parameter, value))
     if len(trials) > MOST_TRIALS:
         problems.append(f"must have at most {MOST_TRIALS} trials, got {len(trials)}")
     if problems:
@@ -105,10 +103,10 @@ def _changed(params: str, parameter: str, value: object) -> dict[str, Any]:
     return values
 
 
-def _name(params: str) -> str:
-    """Of the experiment with these parameters; comments and order don't count."""
+def _name(model: str, params: str) -> str:
+    """Of the experiment that makes a model with these parameters; comments and order don't count."""
     text = json.dumps(dict(_leaves(yaml.safe_load(params))), sort_keys=True)
-    return f"sweep-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"sweep-{model}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _leaves(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -85,7 +85,7 @@ def test_all_trials_arrive_though_a_node_is_lost_and_are_those_done_by_hand(repo
         assert model_digest(repository, reference.strip(), trial.model) == model_digest(
             repository, found[trial.name], trial.model
         )
-        repository.go_back()
+        repository.run("git", "checkout", "--", ".")
 
 
 def test_uncommitted_changes_are_refused_in_one_line(repository: Repository) -> None:
@@ -99,4 +99,4 @@ def test_uncommitted_changes_are_refused_in_one_line(repository: Repository) -> 
     (repository.path / "sweep.yaml").write_text("prune.ratoi: [1]\nprune.ratio: [7]\n")
     lines = repository.run("python", "-m", "sweep", code=1).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["sweep", "sweep"]
-    repository.go_back()
+    repository.run("git", "checkout", "--", ".")
