@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo params repro bench-train bench-here bench-compress tune-lowrank sweep sweep-demo test test-fast check lock audit clean
+.PHONY: help install demo params repro bench-train bench-here bench-compress bench-eager tune-lowrank sweep sweep-demo test test-fast check lock audit clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench-here: install ## measure the pulled models on this machine; SAVE=NAME keep
 
 bench-compress: $(BENCH_VENV)/.installed ## compare our int8 base with what ONNX Runtime and NNCF make of it
 	$(BENCH_VENV)/bin/python -m benchmarks.compress
+
+bench-eager: install ## try PyTorch's own static quantization on the base, as the original did
+	$(VENV)/bin/python -m benchmarks.eager_quantization
 
 $(BENCH_VENV)/.installed: requirements.txt requirements-bench.txt
 	$(PYTHON) -m venv $(BENCH_VENV)
