@@ -71,7 +71,7 @@ sweep-demo: install ## a small sweep on the digits, under demo/
 	cp sweep/demo.yaml demo/sweep.yaml
 	cd demo && $(AS_DEMO) commit --quiet --all --message "Use the digits" && ../$(VENV)/bin/dvc repro --quiet train
 	cd demo && $(AS_DEMO) commit --quiet --all --message "Train the base" && ../$(VENV)/bin/python -m sweep
-	@cd demo && ../$(VENV)/bin/python -m sweep choose --max-loss 5 --max-mb 0.1
+	@cd demo && ../$(VENV)/bin/python -m sweep choose --max-loss 5 --max-mb 0.2
 
 test: install ## run all tests
 	$(VENV)/bin/pytest
