@@ -64,7 +64,7 @@ class Rows:
     """Chosen rows of an array, which are read when they are asked for.
 
     Attributes:
-        array: (M, ...), maybe a file mapped into memory, of which the system keeps as much as fits.
+        array: (M, ...), in memory or mapped from a file.
         indices: int64 (N,).
     """
 
