@@ -9,31 +9,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stages.lib.images import CHUNK, Rows
 from stages.lib.params import Augmentation
 from stages.lib.training.trivialaugment import trivial_augment
 
 UNIT = 32  # pixels of the side of an image for which the lengths in a recipe are meant
 
 
-def resident(pixels: np.ndarray, *, size: int, padding: int, device: torch.device) -> Tensor:
+def resident(pixels: np.ndarray | Rows, *, size: int, padding: int, device: torch.device) -> Tensor:
     """Put images on the device, resized and with a reflected border.
 
     Args:
-        pixels: uint8 (N, S, S, 3).
+        pixels: uint8 (N, S, S, 3), of which a part at a time is read.
 
     Returns:
         uint8 (N, size + 2 * padding, size + 2 * padding, 3).
     """
-    images = torch.from_numpy(pixels)
-    if size != images.shape[1]:
-        resized = [
-            functional.interpolate(chunk.permute(0, 3, 1, 2), size=(size, size), mode="bilinear", antialias=True)
-            for chunk in images.split(4096)
-        ]
-        images = torch.cat(resized).permute(0, 2, 3, 1)
+    count, side = pixels.shape[0], size + 2 * padding
+    result = torch.empty(count, side, side, 3, dtype=torch.uint8)
     border = (padding, padding)
-    padded = np.pad(images.numpy(), ((0, 0), border, border, (0, 0)), mode="reflect")
-    return torch.from_numpy(padded).to(device)
+    for start in range(0, count, CHUNK):
+        images = torch.from_numpy(pixels[start : start + CHUNK])
+        if size != images.shape[1]:
+            channels_first = images.permute(0, 3, 1, 2)
+            resized = functional.interpolate(channels_first, size=(size, size), mode="bilinear", antialias=True)
+            images = resized.permute(0, 2, 3, 1)
+        padded = np.pad(images.numpy(), ((0, 0), border, border, (0, 0)), mode="reflect")
+        result[start : start + CHUNK] = torch.from_numpy(padded)
+    return result.to(device)
 
 
 def crop(padded: Tensor, indices: Tensor, *, size: int, flip: bool) -> Tensor:

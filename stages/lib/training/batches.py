@@ -87,6 +87,6 @@ class Batches:
             padded = augmentation.resident(pixels, size=size, padding=padding, device=device)
             return padded, self._labels[indices], torch.arange(len(indices), device=device)
         if size != self._size:
-            self._images = augmentation.resident(self._pixels[:], size=size, padding=padding, device=device)
+            self._images = augmentation.resident(self._pixels, size=size, padding=padding, device=device)
             self._size = size
         return self._images, self._labels, indices

@@ -132,7 +132,7 @@ def _train(
     full_size = val.size
 
     def val_error(size: int = full_size) -> float:
-        pixels = resident(val.pixels[:], size=size, padding=0, device=run.device)
+        pixels = resident(val.pixels, size=size, padding=0, device=run.device)
         return error_rate(run.result(step), pixels, val_labels, precision=run.precision)
 
     def save() -> None:
