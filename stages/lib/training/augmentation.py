@@ -20,7 +20,7 @@ def resident(pixels: np.ndarray | Rows, *, size: int, padding: int, device: torc
     """Put images on the device, resized and with a reflected border.
 
     Args:
-        pixels: uint8 (N, S, S, 3), of which a part at a time is read.
+        pixels: uint8 (N, S, S, 3); read a part at a time.
 
     Returns:
         uint8 (N, size + 2 * padding, size + 2 * padding, 3).
