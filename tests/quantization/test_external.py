@@ -116,7 +116,7 @@ def test_a_model_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, kind
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_branches_and_weights_elsewhere_are_refused(tmp_path: Path) -> None:
+def test_foreign_operators_and_weights_elsewhere_are_refused(tmp_path: Path) -> None:
     model = small_model(tmp_path / "net.onnx")
     onnx.save(model, tmp_path / "split.onnx", save_as_external_data=True, size_threshold=0, location="weights")
     with pytest.raises(
@@ -182,3 +182,18 @@ def test_classifiers_of_torchvision_lose_no_more_than_is_allowed(tmp_path: Path,
     assert errors["fp32"] < 10 and errors["int8"] <= errors["fp32"] + 4
     sizes = [(tmp_path / f"{precision}.onnx").stat().st_size for precision in ("fp32", "int8")]
     assert sizes[1] < (0.3 if not facts["float_layers"] else 0.7) * sizes[0]
+
+
+def test_branches_are_refused(tmp_path: Path) -> None:
+    def branch(name: str) -> onnx.GraphProto:
+        output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        return helper.make_graph([helper.make_node("Identity", ["y"], [name])], name, [], [output])
+
+    model = small_model(tmp_path / "net.onnx")
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "condition"))
+    choice = helper.make_node("If", ["condition"], ["z"], then_branch=branch("z1"), else_branch=branch("z2"))
+    model.graph.node.append(choice)
+    model.graph.output[0].name = "z"
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(ValueError, match="must have standard operators without branches, got If; export it anew"):
+        adopt(tmp_path / "net.onnx", tmp_path / "out.onnx")
