@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stages.lib.images import Images
-from stages.lib.params import Params
+from stages.lib.schema import Params
 from stages.lib.training import augmentation
 
 CPU = torch.device("cpu")

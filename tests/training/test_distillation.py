@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from stages.lib.images import Images
 from stages.lib.network.googlenet import GoogLeNet
-from stages.lib.params import Compute, Distillation, Params, StudentRecipe
+from stages.lib.schema import Compute, Distillation, Params, StudentRecipe
 from stages.lib.training import fit as training
 from stages.lib.training.distillation import distillation_loss, standardize
 

@@ -87,7 +87,8 @@ def test_two_processes_train_as_one_does_within_rounding(work: Path) -> None:
     columns = ["epoch", "train_loss", "val_error_pct", "lr"]
     pd.testing.assert_frame_equal(curve[columns], shared_curve[columns], atol=2e-4)  # the file has four decimals
     for name, tensor in weights.items():
-        assert torch.allclose(tensor.double(), shared_weights[name].double(), atol=1e-6, rtol=1e-5), name
+        rounding = 1e-3 if tensor.dtype == torch.half else 1e-5
+        assert torch.allclose(tensor.double(), shared_weights[name].double(), atol=1e-6, rtol=rounding), name
 
 
 @pytest.mark.slow

@@ -19,9 +19,9 @@ import torch
 
 from stages.lib.images import Images
 from stages.lib.network.googlenet import GoogLeNet
-from stages.lib.params import Compute, Params, Recipe, StudentRecipe
 from stages.lib.pruning.sparsity import RisingSparsity
 from stages.lib.pruning.weights import prune_weights
+from stages.lib.schema import Compute, Params, Recipe, StudentRecipe
 from stages.lib.training import batches, resume
 from stages.lib.training import fit as training
 from stages.lib.training import step as run

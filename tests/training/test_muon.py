@@ -5,9 +5,9 @@ import torch
 
 from stages.lib.images import Images
 from stages.lib.network.googlenet import GoogLeNet
-from stages.lib.params import Compute, Params, Recipe
 from stages.lib.pruning.sparsity import RisingSparsity
 from stages.lib.pruning.weights import prune_weights
+from stages.lib.schema import Compute, Params, Recipe
 from stages.lib.training.muon import Muon, orthogonalize
 from stages.lib.training.step import Run
 

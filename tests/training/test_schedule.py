@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.lib.params import Params, Recipe
+from stages.lib.schema import Params, Recipe
 from stages.lib.training.schedule import image_size, learning_rate
 
 

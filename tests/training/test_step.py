@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from stages.lib.images import Images
 from stages.lib.network.googlenet import GoogLeNet
-from stages.lib.params import Compute, Params, Recipe, StudentRecipe
 from stages.lib.pruning.sparsity import RisingSparsity, round_weights
+from stages.lib.schema import Compute, Params, Recipe, StudentRecipe
 from stages.lib.training import augmentation
 from stages.lib.training.distillation import distillation_loss
 from stages.lib.training.step import Run

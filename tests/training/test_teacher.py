@@ -7,7 +7,7 @@ import torch
 
 from stages.lib.images import Images
 from stages.lib.network.googlenet import GoogLeNet
-from stages.lib.params import Compute, Params, StudentRecipe
+from stages.lib.schema import Compute, Params, StudentRecipe
 from stages.lib.training import teacher
 from stages.lib.training.step import Run
 from stages.lib.training.teacher import TeacherLogits
@@ -99,6 +99,10 @@ def test_a_file_of_another_shape_is_refused_and_one_unused_for_long_deleted(
     TeacherLogits("name", views=1, steps_per_epoch=2, batch_size=4, num_classes=3).read(0, 8)
     with pytest.raises(ValueError, match=r"name-8.npy must hold teacher logits of shape .*; delete it"):
         TeacherLogits("name", views=2, steps_per_epoch=2, batch_size=4, num_classes=3).read(0, 8)
+    (path,) = tmp_path.rglob("name-8.npy")
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"name-8.npy must hold teacher logits, got a broken file .*; delete it"):
+        TeacherLogits("name", views=1, steps_per_epoch=2, batch_size=4, num_classes=3).read(0, 8)
     monkeypatch.setattr(teacher, "UNUSED_S", -1)
     TeacherLogits("other", views=1, steps_per_epoch=2, batch_size=4, num_classes=3).read(0, 8)
     assert not list(tmp_path.rglob("name-8.npy"))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stages.lib.images import CHUNK, Rows
-from stages.lib.params import Augmentation
+from stages.lib.schema import Augmentation
 from stages.lib.training.trivialaugment import trivial_augment
 
 UNIT = 32  # pixels of the side of an image for which the lengths in a recipe are meant

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from stages.lib.images import Images
-from stages.lib.params import Recipe, StudentRecipe
+from stages.lib.schema import Recipe, StudentRecipe
 from stages.lib.training import augmentation, schedule
 from stages.lib.training.devices import memory_bytes
 from stages.lib.training.distributed import num_processes

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
-from stages.lib.params import Distillation
+from stages.lib.schema import Distillation
 
 
 def standardize(logits: Tensor) -> Tensor:

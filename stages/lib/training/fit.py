@@ -20,7 +20,7 @@ from stages.lib.artifacts import curve_path, model_path, replacing, training_pat
 from stages.lib.images import Images
 from stages.lib.network.checkpoint import save_model
 from stages.lib.network.googlenet import GoogLeNet
-from stages.lib.params import Compute, Recipe, StudentRecipe
+from stages.lib.schema import Compute, Recipe, StudentRecipe
 from stages.lib.training.augmentation import resident
 from stages.lib.training.distributed import any_of_them, from_first, num_processes, rank
 from stages.lib.training.progress import Progress

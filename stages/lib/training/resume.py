@@ -87,18 +87,17 @@ class ResumeFile:
         Raises:
             SystemExit: If `stop` says so meanwhile.
         """
-        with ExitStack() as held:
-            with lock(self.path.with_suffix(".waiting"), fcntl.LOCK_SH):
-                for attempt in itertools.count():
-                    try:
-                        held.enter_context(lock(self.path.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB))
-                        break
-                    except BlockingIOError:
-                        if attempt == 0:
-                            print(f"another process trains the same model; waiting for it ({self.path})", flush=True)
-                    if stop():
-                        raise SystemExit(128 + signal.SIGTERM)
-                    time.sleep(WAIT_S)
+        with lock(self.path.with_suffix(".waiting"), fcntl.LOCK_SH), ExitStack() as held:
+            for attempt in itertools.count():
+                try:
+                    held.enter_context(lock(self.path.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB))
+                    break
+                except BlockingIOError:
+                    if attempt == 0:
+                        print(f"another process trains the same model; waiting for it ({self.path})", flush=True)
+                if stop():
+                    raise SystemExit(128 + signal.SIGTERM)
+                time.sleep(WAIT_S)
             yield
 
     def save(self, tensors: dict[str, Tensor], state: dict[str, object]) -> None:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from stages.lib.params import Recipe
+from stages.lib.schema import Recipe
 from stages.lib.training.augmentation import UNIT
 
 

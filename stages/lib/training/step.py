@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stages.lib.images import Images
 from stages.lib.network.googlenet import GoogLeNet
-from stages.lib.params import Compute, Recipe, StudentRecipe
+from stages.lib.schema import Compute, Recipe, StudentRecipe
 from stages.lib.training import schedule
 from stages.lib.training.batches import Batches
 from stages.lib.training.cuda_graph import CudaGraph
@@ -70,7 +70,7 @@ class Run:
             if len(train.classes) == 2 and recipe.distillation.loss == "standardized_kd":
                 raise ValueError(
                     "distillation.loss must be kd or none for 2 classes, got standardized_kd: standardized, two logits "
-                    "tell only which is larger; change it under finetune and distill"
+                    "tell only which is larger; change it under finetune, distill and squeeze"
                 )
             self.teacher = copy.deepcopy(teacher).to(self.device).to(memory_format=torch.channels_last)
             self.teacher.eval().requires_grad_(False)

@@ -4,7 +4,9 @@ The teacher takes most of a student's step. Where the student sees the same vers
 teacher runs once for each of them.
 """
 
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +55,17 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
     if not path.exists():
         with replacing(path) as temporary:
             open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape).flush()
+            with temporary.open("r+b") as file:  # else a disk that fills up later ends the process by SIGBUS
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
     path.touch()
     for other in path.parent.glob("*.npy"):
-        if other != path and time.time() - other.stat().st_mtime > UNUSED_S:
-            other.unlink(missing_ok=True)
-    array = open_memmap(path, mode="r+")
+        with suppress(FileNotFoundError):  # another process was first
+            if other != path and time.time() - other.stat().st_mtime > UNUSED_S:
+                other.unlink()
+    try:
+        array = open_memmap(path, mode="r+")
+    except ValueError as error:
+        raise ValueError(f"{path} must hold teacher logits, got a broken file ({error}); delete it") from None
     if array.shape != shape or array.dtype != np.float16:
         raise ValueError(f"{path} must hold teacher logits of shape {shape}, got {array.shape}; delete it")
     return array
