@@ -1,6 +1,7 @@
 """The model that fits a budget, from the results of the last sweep."""
 
 from stages.lib.profiling.machine import describe_cpu
+from stages.lib.report.formatting import significant
 from sweep.report import Candidate, read_results
 
 
@@ -31,7 +32,7 @@ def choose_model(*, max_loss: float | None, max_latency_ms: float | None, max_mb
         if max_loss is not None and best.loss_pct + best.loss_noise_pct > max_loss:
             lines.append(f"on other images it may lose more than {max_loss:g} points: it is within the noise")
         if max_latency_ms is not None and best.latency_p95_ms > max_latency_ms:
-            lines.append(f"one call in twenty took longer than {best.latency_p95_ms:.2g} ms")
+            lines.append(f"one call in twenty took longer than {significant(best.latency_p95_ms)} ms")
     else:
         lines.append(f"none of {len(results.candidates)} models fits; the nearest to each limit:")
         for key, limit in limits.items():
@@ -39,8 +40,11 @@ def choose_model(*, max_loss: float | None, max_latency_ms: float | None, max_mb
                 nearest = min(results.candidates, key=lambda each: (getattr(each, key), each.top1_error_pct))
                 lines.append(f"  {nearest.label}: {_numbers(nearest)}")
     cpu, _ = describe_cpu()
-    if not results.machine.startswith(cpu):
-        lines.append(f"latencies are of {results.machine}, not of this machine; make sweep measures again here")
+    if not results.machine.startswith(f"{cpu}, "):
+        lines.append(
+            f"latencies are of {results.machine}, not of this machine; "
+            "a sweep with the same --git and --storage measures again here"
+        )
     return "\n".join(lines)
 
 
@@ -48,5 +52,6 @@ def _numbers(each: Candidate) -> str:
     return (
         f"top-1 error {each.top1_error_pct:.2f} % ± {each.noise_pct:.2f}, "
         f"{each.loss_pct:+.2f} ± {each.loss_noise_pct:.2f} points against base, "
-        f"{each.latency_ms:.2g} ms ({each.latency_p5_ms:.2g} to {each.latency_p95_ms:.2g}), {each.file_mb:.3g} MB"
+        f"{significant(each.latency_ms)} ms ({significant(each.latency_p5_ms)} to {significant(each.latency_p95_ms)}), "
+        f"{each.file_mb:.3g} MB"
     )

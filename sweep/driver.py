@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -9,10 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import joblib
 import ray
 from tqdm import tqdm
 
-from stages.lib.params import PARAMS_FILE
+from stages.lib.params import PARAMS_FILE, load_params
 from sweep.plan import Trial, read_plan
 from sweep.report import measure_and_report
 from sweep.trial import REMOTE, Storage, is_done, run, run_trial
@@ -42,6 +44,7 @@ def sweep(
     """
     if not plan.is_file():
         raise ValueError(f"--plan must be a file, found no {plan}; copy sweep.yaml and change it")
+    load_params()  # whose mistakes are not the plan's
     try:
         trials = read_plan(plan.read_text(encoding="utf-8"), PARAMS_FILE.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -64,7 +67,8 @@ def _prepare(git: str | None, storage: str | None, resume: str | None) -> Storag
     if changed := run(CHANGES).strip():
         raise ValueError(f"a sweep clones what is committed, got changes ({changed.splitlines()[0]}); commit them")
     run(["dvc", "pull", "--quiet", "--allow-missing", "train"])
-    run(["dvc", "repro", "--quiet", "--allow-missing", "train"])
+    if subprocess.run(["dvc", "repro", "--allow-missing", "train"], check=False).returncode:  # may train for hours
+        raise ValueError("a sweep needs a trained base, which could not be made (see above)")
     if run(CHANGES).strip():
         raise ValueError("the base was out of date and has been trained; commit dvc.lock and reports/, then sweep")
     dvc = storage or str(root / ".dvc" / "tmp" / "sweep" / "remote")
@@ -81,21 +85,23 @@ def _run_all(
 ) -> dict[str, str]:
     """Run trials as Ray tasks; returns why those that failed did, by name."""
     os.environ[SUBREAPER] = "1"  # for the node that ray.init may start
-    available = os.cpu_count() or 1
     packages = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "stages")]
     ray.init(
-        address=address,
-        num_cpus=None if address else max(available, cpus),
+        address=address or "local",
+        num_cpus=None if address else max(joblib.cpu_count(), cpus),
         include_dashboard=None if address else False,
         log_to_driver=False,
         logging_level=logging.ERROR,
         runtime_env={"py_modules": packages} if address else None,
     )
-    task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(run_trial)  # type: ignore[arg-type]
-    tasks = {task.remote(trial, storage, threads=cpus): trial for trial in trials}
     failed: dict[str, str] = {}
     started = time.monotonic()
     try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+            raise ValueError(f"a trial needs {cpus} CPUs and {gpus:g} GPUs, which no node has; ask for fewer")
+        task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(run_trial)  # type: ignore[arg-type]
+        tasks = {task.remote(trial, storage, threads=cpus): trial for trial in trials}
         with tqdm(total=len(trials), disable=None, leave=False, unit="trial") as bar:
             while tasks:
                 (ready,), _ = ray.wait(list(tasks), num_returns=1)

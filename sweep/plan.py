@@ -41,7 +41,7 @@ class Trial:
     @property
     def change(self) -> str | None:
         """As `dvc exp run -S` takes it."""
-        return None if self.parameter is None else f"{self.parameter}={self.value:g}"
+        return None if self.parameter is None else f"{self.parameter}={self.value:.15g}"
 
     @property
     def targets(self) -> list[str]:
@@ -88,7 +88,7 @@ def read_plan(plan: str, params: str) -> list[Trial]:
                     problems += str(error).splitlines()
                     continue
                 name = _name(PARAMETERS[parameter], changed)
-                trials.setdefault(name, Trial(name, PARAMETERS[parameter], parameter, value))
+                trials.setdefault(name, Trial(name, PARAMETERS[parameter], parameter, float(value)))
     if len(trials) > MOST_TRIALS:
         problems.append(f"must have at most {MOST_TRIALS} trials, got {len(trials)}")
     if problems:

@@ -138,9 +138,10 @@ def fetch(trial: Trial, storage: Storage, folder: Path) -> dict[str, Path]:
     for path in [*evaluations, checkpoint(trial), trial.file]:
         source, target = cache / digests[path][:2] / digests[path][2:], folder / path
         if not source.is_file():
+            remote = "" if storage.git == str(Path.cwd()) else f"--git-remote {storage.git} "
             raise ValueError(
-                f"{path} of {trial.name} must be in the storage, found none; remove the experiment: "
-                f"dvc exp remove {trial.name}"
+                f"{path} of {trial.name} must be in the storage, found none; `dvc exp remove {remote}{trial.name}`, "
+                "and sweep again"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source)

@@ -1,6 +1,7 @@
 """What one trial does, on whatever node: clone, pull the base, run the experiment, bring it back."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from sweep.plan import Trial
 
 REMOTE = "sweep"  # DVC's name for the storage that all nodes share
+UNTRACKED = ("photos", "external/checkpoints")  # what stages read and git doesn't have
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,13 @@ def run(command: Sequence[str], *, folder: Path | None = None, environment: dict
     """Run a command and return what it printed.
 
     Raises:
-        RuntimeError: With the last lines of its output, if it fails.
+        ChildProcessError: With the last lines of its output, if it fails.
     """
-    done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = " | ".join(line.strip() for line in done.stdout.splitlines()[-5:] if line.strip())
-        raise RuntimeError(f"`{' '.join(command)}` exited with {done.returncode}: {last}")
+        said = (done.stdout + done.stderr).splitlines()
+        last = " | ".join(line.strip() for line in said[-5:] if line.strip())
+        raise ChildProcessError(f"`{' '.join(command)}` exited with {done.returncode}: {last}")
     return done.stdout
 
 
@@ -59,7 +60,7 @@ def run_trial(trial: Trial, storage: Storage, *, threads: int) -> str:
     """Make the experiment, or find it made; returns the name of this node.
 
     Raises:
-        RuntimeError: If a command fails, or the experiment didn't arrive.
+        ChildProcessError: If a command fails, or the experiment didn't arrive.
     """
     node = os.uname().nodename
     if is_done(storage, trial.name):
@@ -81,13 +82,17 @@ def run_trial(trial: Trial, storage: Storage, *, threads: int) -> str:
             run(command, folder=clone, environment=environment)
 
         do("git", "checkout", "--quiet", "--detach", storage.commit)
+        for folder in UNTRACKED:
+            if (source := Path(storage.git) / folder).is_dir():
+                shutil.copytree(source, clone / folder, dirs_exist_ok=True)
         do("dvc", "remote", "add", "--quiet", "--local", "--force", REMOTE, storage.dvc)
         do("dvc", "pull", "--quiet", "--remote", REMOTE, "train")
         change = [] if trial.change is None else ["--set-param", trial.change]
         do("dvc", "exp", "run", "--quiet", "--name", trial.name, *change, *trial.targets)
-        do("dvc", "exp", "push", "--quiet", "--remote", REMOTE, storage.git, trial.name)
+        do("dvc", "push", "--quiet", "--remote", REMOTE)  # first, since the reference says that all is there
+        do("dvc", "exp", "push", "--quiet", "--no-cache", storage.git, trial.name)
     if not is_done(storage, trial.name):  # a push that fails only warns
-        raise RuntimeError(f"experiment {trial.name} didn't arrive at {storage.git}; is it writable?")
+        raise ChildProcessError(f"experiment {trial.name} didn't arrive at {storage.git}; is it writable?")
     return node
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib.params import Params, render_params
+from stages.lib.params import render_params
+from stages.lib.schema import Params
 from sweep.choose import choose_model
 from sweep.plan import PARAMETERS, read_plan
 from sweep.report import RESULTS, Candidate, SweepResults, draw, pareto_front, render

@@ -1,25 +1,32 @@
 """A sweep on a Ray cluster of three nodes on this machine, of which one is lost."""
 
 import json
+import os
+import signal
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from stages.lib.params import PARAMS_FILE
+from sweep import trial as trials
 from sweep.plan import Trial, read_plan
-from tests.repository import TINY, Repository
+from sweep.trial import REMOTE, Storage, is_done, run, run_trial
+from tests.repository import ROOT, TINY, Repository, wait_until
 
 pytestmark = pytest.mark.slow
 
-PLAN = "prune.ratio: [0.2, 0.4]\nprune.sparsity: [0.5, 0.9]\nlowrank.macs_ratio: [0.8]\n"
+PLAN = "prune.ratio: [0.4]\nprune.sparsity: [0.9]\nlowrank.macs_ratio: [0.8]\n"
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """A repository with a trained base and a plan of six trials."""
+    """A repository with a trained base and a plan of four trials."""
     repository = Repository.copy(tmp_path_factory.mktemp("sweep") / "repository", preset="demo", **TINY)
     (repository.path / "sweep.yaml").write_text(PLAN)
     repository.run("dvc", "repro", "train")
@@ -50,7 +57,7 @@ def test_all_trials_arrive_though_a_node_is_lost_and_are_those_done_by_hand(repo
     from ray.cluster_utils import Cluster
 
     trials = read_plan(PLAN, (repository.path / PARAMS_FILE).read_text())
-    assert len(trials) == 6
+    assert len(trials) == 4
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
@@ -75,17 +82,56 @@ def test_all_trials_arrive_though_a_node_is_lost_and_are_those_done_by_hand(repo
     assert "rebuild it: dvc exp apply sweep-" in repository.run("python", "-m", "sweep", "choose", "--max-mb", "10")
 
     again = repository.run("python", "-m", "sweep", "--cpus-per-trial", "1")
-    assert "6 trials, 6 of them done before" in again
+    assert "4 trials, 4 of them done before" in again
     assert experiments(repository) == found
 
-    by_hand: list[Trial] = [trials[1], trials[4]]  # one of structured, one of unstructured
+    by_hand: list[Trial] = [trials[1], trials[2]]  # structured and unstructured
     for trial in by_hand:
-        repository.run("dvc", "exp", "run", "--name", f"hand-{trial.name}", "-S", str(trial.change), *trial.targets[:2])
+        target = f"finetune@{trial.model}"
+        repository.run("dvc", "exp", "run", "--name", f"hand-{trial.name}", "-S", str(trial.change), target)
         reference = repository.run("git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/hand-{trial.name}")
         assert model_digest(repository, reference.strip(), trial.model) == model_digest(
             repository, found[trial.name], trial.model
         )
         repository.run("git", "checkout", "--", ".")
+
+
+def test_a_trial_lost_while_it_trains_goes_on_from_its_state_on_shared_storage(
+    finished: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = finished.duplicate(tmp_path)
+    repository.set(finetune__epochs=60)
+    repository.commit("longer fine-tuning")
+    commit, remote, states = (
+        repository.run("git", "rev-parse", "HEAD").strip(),
+        tmp_path / "remote",
+        tmp_path / "states",
+    )
+    storage = Storage(str(repository.path), commit, str(remote), str(states))
+    repository.run("dvc", "remote", "add", "--quiet", "--local", REMOTE, str(remote))
+    repository.run("dvc", "push", "--quiet", "--remote", REMOTE, "train")
+    (_, trial) = read_plan("prune.ratio: [0.4]\n", (repository.path / PARAMS_FILE).read_text())
+
+    (repository.path / "photos" / "train").mkdir()
+    (repository.path / "photos" / "train" / "1.jpg").touch()  # git doesn't have it
+
+    work = f"from sweep.trial import Storage, Trial, run_trial\nrun_trial({trial}, {storage}, threads=1)"
+    node = subprocess.Popen([sys.executable, "-c", work], cwd=ROOT, env=repository.environment, start_new_session=True)
+    wait_until(lambda: list(states.glob("*.safetensors")))
+    os.killpg(node.pid, signal.SIGKILL)
+    node.wait()
+    said: list[str] = []
+
+    def watched(command: Sequence[str], *, folder: Path | None = None, environment: Any = None) -> str:
+        if command[:3] == ("dvc", "exp", "run"):
+            assert folder and (folder / "photos" / "train" / "1.jpg").is_file()
+        said.append(run(command, folder=folder, environment=environment))
+        return said[-1]
+
+    monkeypatch.setattr(trials, "run", watched)
+    run_trial(trial, storage, threads=1)
+    assert "going on from step" in "".join(said)
+    assert is_done(storage, trial.name)
 
 
 def test_uncommitted_changes_are_refused_in_one_line(repository: Repository) -> None:
