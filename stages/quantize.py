@@ -42,6 +42,7 @@ def main() -> None:
         methods=params.quantize.calibration_methods,
         counts=params.quantize.calibration_images,
         bias_correction=params.quantize.bias_correction,
+        weight_rounding=params.quantize.weight_rounding,
         reduce_range=params.quantize.reduce_range,
         weight_levels=model.architecture.weight_levels,
         max_loss_pct=params.quantize.max_loss_pct,

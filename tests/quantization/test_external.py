@@ -12,6 +12,7 @@ import torchvision
 from onnx import TensorProto, helper, numpy_helper
 
 from stages.lib.images import Images
+from stages.lib.quantization import rounding
 from stages.lib.quantization.external import INT8_OPERATORS, adopt_onnx
 from stages.lib.quantization.static import choose_calibration
 from stages.lib.runtime.session import classify, error_pct, open_session
@@ -95,7 +96,7 @@ def spoil(path: Path, **changes: Any) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (
         lambda path: path.unlink(missing_ok=True),
-        r"external must name files in external/, found no .*; copy it",
+        r"external must name files in external/onnx/, found no .*; copy it",
     ),
     "nonsense": (lambda path: path.write_bytes(b"nonsense"), "must be a valid ONNX model, got another"),
     "old opset": (lambda path: spoil(path, opset=11), r"must have opset 13 or newer, got 11; export it with 18"),
@@ -133,7 +134,10 @@ def test_foreign_operators_and_weights_elsewhere_are_refused(tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
-def test_classifiers_of_torchvision_lose_no_more_than_is_allowed(tmp_path: Path, name: str) -> None:
+def test_classifiers_of_torchvision_lose_no_more_than_is_allowed(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounding, "MOST_INPUTS", 1200)  # covariances of more take minutes
     digits = read_digits(64)
     train, test = digits.train, digits.test
     torch.manual_seed(0)
@@ -169,6 +173,7 @@ def test_classifiers_of_torchvision_lose_no_more_than_is_allowed(tmp_path: Path,
         methods=["minmax"],
         counts=[64],
         bias_correction=True,
+        weight_rounding="gptq",
         reduce_range=True,
         operators=INT8_OPERATORS,
         max_loss_pct=1.0,
@@ -195,5 +200,5 @@ def test_branches_are_refused(tmp_path: Path) -> None:
     model.graph.node.append(choice)
     model.graph.output[0].name = "z"
     onnx.save(model, tmp_path / "net.onnx")
-    with pytest.raises(ValueError, match="must have standard operators without branches, got If; export it anew"):
+    with pytest.raises(ValueError, match="must have standard operators without branches, got If; export it again"):
         adopt(tmp_path / "net.onnx", tmp_path / "out.onnx")

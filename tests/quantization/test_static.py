@@ -81,6 +81,7 @@ def quantized(
         methods=[method],  # type: ignore[list-item]
         counts=[len(images)],
         bias_correction=bias_correction,
+        weight_rounding="nearest",
         reduce_range=reduce_range,
     )
     return path
@@ -207,9 +208,28 @@ def test_short_names_change_no_logit(int8_path: Path, named_path: Path, images: 
     assert int8_path.stat().st_size < named_path.stat().st_size - 50_000
 
 
+def test_layers_keep_their_names_in_int8(model: GoogLeNet, int8_path: Path) -> None:
+    nodes = onnx.load(int8_path).graph.node
+    assert {node.name for node in nodes if node.op_type in ("Conv", "Gemm")} == set(model.layers())
+
+
 def test_int8_file_is_smaller(fp32_path: Path, int8_path: Path) -> None:
     # Tiny nets have more names than weights.
     assert int8_path.stat().st_size < fp32_path.stat().st_size
+
+
+def test_equal_layers_are_quantized_each_with_a_bias_of_its_own(
+    model: GoogLeNet, images: np.ndarray, tmp_path: Path
+) -> None:
+    model = copy.deepcopy(model)
+    layers = model.layers()
+    layers["blocks.6.branch3.2"].load_state_dict(layers["blocks.5.branch3.2"].state_dict())
+    export_onnx(model, tmp_path / "fp32.onnx", classes=CLASSES, image_size=32)
+    nodes = [node for node in onnx.load(tmp_path / "fp32.onnx").graph.node if node.op_type in ("Conv", "Gemm")]
+    assert len({node.input[1] for node in nodes}) < len({node.input[2] for node in nodes}) == len(nodes)
+    int8 = quantized(tmp_path / "fp32.onnx", images, method="minmax", bias_correction=True)
+    fp32 = logits_of(tmp_path / "fp32.onnx", images)
+    assert (fp32.argmax(axis=1) == logits_of(int8, images).argmax(axis=1)).mean() > 0.9
 
 
 def test_wrong_number_of_class_names_is_refused(model: GoogLeNet, tmp_path: Path) -> None:
@@ -277,6 +297,7 @@ def test_the_chosen_file_is_made_as_asked(
         methods=["minmax"],
         counts=[40],
         bias_correction=bias_correction,
+        weight_rounding="nearest",
         reduce_range=reduce_range,
     )
     files = {
@@ -309,6 +330,7 @@ def test_coarse_weights_stay_the_whole_multiples_that_they_are(
         methods=["minmax"],
         counts=[40],
         bias_correction=True,
+        weight_rounding="nearest",
         reduce_range=True,
         weight_levels=7,
     )
@@ -343,6 +365,7 @@ def test_the_calibration_that_changes_the_logits_least_on_validation_images_is_w
         methods=["minmax", "percentile"],
         counts=[8, 1000],
         bias_correction=True,
+        weight_rounding="nearest",
         reduce_range=True,
     )
     tried = [(c["logits_mse"], c["images"]) for c in facts["candidates"]]

@@ -34,7 +34,7 @@ class BoundedHistograms(HistogramCollector):  # type: ignore[misc]  # untyped ba
     """ONNX Runtime's histograms, but of bounded size.
 
     It keeps the width of the bins of a layer's first batch. Where that was nearly dead and a later one isn't, it asks
-    for gigabytes. Here the histogram is then drawn anew with wider bins.
+    for gigabytes. Here the histogram is then drawn again with wider bins.
     """
 
     def merge_histogram(
@@ -124,13 +124,13 @@ def correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, images: n
     biases = {tensor.name: tensor for tensor in corrected.graph.initializer}
     errors: dict[str, str] = {}  # from the name of a bias to the output of `probe` that it needs
     for node, error in _rounding_errors(model, quantized):
-        layer, weight, bias = node.name, node.input[1], node.input[2]
+        layer, bias = node.name, node.input[2]
         assert bias not in errors, f"{bias} is the bias of two layers"
         difference = copy.deepcopy(node)
         difference.name = f"{layer}_error"
-        difference.input[:] = [node.input[0], f"{weight}_error"]
+        difference.input[:] = [node.input[0], f"{layer}_rounding"]
         difference.output[:] = [f"{layer}_error"]
-        probe.graph.initializer.append(onnx.numpy_helper.from_array(error, f"{weight}_error"))
+        probe.graph.initializer.append(onnx.numpy_helper.from_array(error, f"{layer}_rounding"))
         probe.graph.node.append(difference)
         errors[bias] = difference.output[0]
         if node.op_type == "Conv":
@@ -140,6 +140,8 @@ def correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, images: n
             )
         probe.graph.output.append(onnx.helper.make_tensor_value_info(errors[bias], onnx.TensorProto.FLOAT, None))
 
+    if not errors:
+        return corrected
     session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
     sums: list[np.ndarray | float] = [0.0] * len(errors)
     for start in range(0, len(images), CALIBRATION_BATCH):
@@ -154,6 +156,12 @@ def correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, images: n
     return corrected
 
 
+def rows_are_outputs(node: onnx.NodeProto) -> bool:
+    """Whether it is a Conv or Gemm whose weight has a row for each output channel."""
+    transposed = any(attribute.name == "transB" and attribute.i == 1 for attribute in node.attribute)
+    return node.op_type == "Conv" or (node.op_type == "Gemm" and transposed)
+
+
 def _rounding_errors(model: onnx.ModelProto, quantized: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, np.ndarray]]:
     """Each Conv and Gemm of `model` that is quantized, and what its weights lose: W - rounded W, float32."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -165,5 +173,5 @@ def _rounding_errors(model: onnx.ModelProto, quantized: onnx.ModelProto) -> Iter
                 onnx.numpy_helper.to_array(tensor)
                 for tensor in (weights[name], rounded[f"{name}_quantized"], rounded[f"{name}_scale"])
             )
-            if scale.shape == weight.shape[:1]:  # a scale for each output channel, which comes first
+            if rows_are_outputs(node) and scale.shape == weight.shape[:1]:
                 yield node, weight - levels * scale.reshape(-1, *[1] * (weight.ndim - 1))

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import quant_pre_process
 
-from stages.lib.quantization.export import add_biases, write_onnx
+from stages.lib.quantization.export import add_biases, rename_tensors, write_onnx
 
 LEAST_OPSET = 13  # the first in which quantization has a scale for each channel
 CONTROL_FLOW = {"If", "Loop", "Scan"}
@@ -31,7 +31,7 @@ def adopt_onnx(
     """Write the model as `export_onnx` writes ours, with normalization inside and batch normalization folded.
 
     Args:
-        path: Takes one batch of normalized float images, of any size of batch, and gives logits (N, num_classes).
+        path: Takes one batch of normalized float images, of any batch size, and gives logits (N, num_classes).
         layout: Of those images.
         mean: Of pixels in [0, 1], by channel, that normalization subtracts.
         std: That it then divides by.
@@ -45,10 +45,7 @@ def adopt_onnx(
     model = _load(path)
     source = _check_input(model, path, layout=layout, image_size=image_size)
     output = _check_output(model, path, num_classes=len(classes))
-    names = {source: "normalized", output: "logits"}
-    for node in model.graph.node:
-        for tensors in (node.input, node.output):
-            tensors[:] = [names.get(name, name) for name in tensors]
+    rename_tensors(model.graph, {source: "normalized", output: "logits"})
     del model.graph.input[:], model.graph.output[:]
     shape: list[str | int | None] = ["batch", image_size, image_size, 3]
     model.graph.input.append(onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, shape))
@@ -61,7 +58,7 @@ def adopt_onnx(
         try:
             quant_pre_process(raw, folded, skip_symbolic_shape=True)
         except Exception as error:  # its errors have no common class
-            raise ValueError(f"{path} must be a model that ONNX Runtime can run ({error}); export it anew") from None
+            raise ValueError(f"{path} must be a model that ONNX Runtime can run ({error}); export it again") from None
         model = onnx.load(folded)
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
@@ -73,14 +70,14 @@ def adopt_onnx(
 
 def _load(path: Path) -> onnx.ModelProto:
     if not path.is_file():
-        raise ValueError(f"external must name files in external/, found no {path}; copy it there")
+        raise ValueError(f"external must name files in external/onnx/, found no {path}; copy it there")
     try:
         model = onnx.load(path, load_external_data=False)
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
             raise ValueError("it must hold its weights itself, got some in other files; save it as one file")
         onnx.checker.check_model(model)
     except Exception as error:
-        raise ValueError(f"{path} must be a valid ONNX model, got another ({error}); export it anew") from None
+        raise ValueError(f"{path} must be a valid ONNX model, got another ({error}); export it again") from None
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     if opsets.get("", 0) < LEAST_OPSET:
         raise ValueError(f"{path} must have opset {LEAST_OPSET} or newer, got {opsets.get('', 0)}; export it with 18")
@@ -90,7 +87,7 @@ def _load(path: Path) -> onnx.ModelProto:
     refused = foreign + sorted({node.op_type for node in model.graph.node} & CONTROL_FLOW)
     if refused:
         raise ValueError(
-            f"{path} must have standard operators without branches, got {', '.join(refused)}; export it anew"
+            f"{path} must have standard operators without branches, got {', '.join(refused)}; export it again"
         )
     return model
 
@@ -105,7 +102,7 @@ def _check_input(model: onnx.ModelProto, path: Path, *, layout: str, image_size:
     inputs = [value for value in model.graph.input if value.name not in weights]
     expected = [None, 3, image_size, image_size] if layout == "NCHW" else [None, image_size, image_size, 3]
     if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        raise ValueError(f"{path} must have one input, of float images, got {len(inputs)} inputs; export it anew")
+        raise ValueError(f"{path} must have one input, of float images, got {len(inputs)} inputs; export it again")
     dims = _dims(inputs[0])
     fits = (
         len(dims) == 4

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 
 from stages.lib.quantization.calibration import CALIBRATION_BATCH
+from stages.lib.quantization.export import layer_ends
 
 DEQUANTIZED = "_DequantizeLinear_Output"  # what ONNX Runtime's quantizer appends to the name of a tensor
 
@@ -26,7 +27,7 @@ def layer_errors(fp32: Path, quantized: onnx.ModelProto, images: np.ndarray) -> 
         of the output, after the ReLU that follows.
     """
     model = onnx.load(fp32)
-    tensors = _outputs(model)
+    tensors = {name: end for name, (_, end) in layer_ends(model.graph).items()}
     there = {name for node in quantized.graph.node for name in node.output}
     twins = [f"{tensor}{DEQUANTIZED}" if f"{tensor}{DEQUANTIZED}" in there else tensor for tensor in tensors.values()]
     feed = {"images": images[:CALIBRATION_BATCH]}
@@ -39,28 +40,11 @@ def layer_errors(fp32: Path, quantized: onnx.ModelProto, images: np.ndarray) -> 
     ]
 
 
-def layer_name(node: onnx.NodeProto) -> str:
-    """The name of a Conv or Gemm, which its weight tells; empty for any other node."""
-    if node.op_type not in ("Conv", "Gemm"):
-        return ""
-    return str(node.input[1]).removeprefix("model.").removesuffix(".weight").removesuffix(".0")
-
-
 def worst_first(layers: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of layers, the one first that adds most to the error of the layer before it in the graph."""
     before = [0.0, *(layer["error_pct"] for layer in layers)]
     order = sorted(range(len(layers)), key=lambda i: before[i] - layers[i]["error_pct"])
     return [layers[i]["name"] for i in order]
-
-
-def _outputs(model: onnx.ModelProto) -> dict[str, str]:
-    """The tensor that each layer ends in, by the layer's name, which its weight tells."""
-    relus = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
-    tensors = {}
-    for node in model.graph.node:
-        if name := layer_name(node):
-            tensors[name] = relus.get(node.output[0], node.output[0])
-    return tensors
 
 
 def _values(model: onnx.ModelProto, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:

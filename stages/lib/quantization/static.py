@@ -7,7 +7,7 @@ CVPR 2018, as ONNX Runtime implements it.
 import contextlib
 import copy
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,13 +30,17 @@ from stages.lib.quantization.calibration import (
     activation_ranges,
     correct_biases,
 )
-from stages.lib.quantization.export import write_onnx
-from stages.lib.quantization.layers import layer_errors, layer_name, worst_first
+from stages.lib.quantization.export import layer_name, write_onnx
+from stages.lib.quantization.layers import layer_errors, worst_first
+from stages.lib.quantization.rounding import gptq, weight_scales
 from stages.lib.runtime.session import classify, error_pct, open_session
 
 Method = Literal["minmax", "percentile", "entropy"]
 
 VALIDATION_BATCH = 100
+ROUNDING_IMAGES = 128
+LEVELS, REDUCED_LEVELS = 127, 64  # the largest weight, of 8 bits and of 7, as ONNX Runtime has it
+WEIGHTS = {"axis": 0, "quant_type": QuantType.QInt8, "zero_point": np.int8(0)}  # and a step for each channel
 
 
 def choose_calibration(
@@ -48,6 +52,7 @@ def choose_calibration(
     methods: Sequence[Method],
     counts: Sequence[int],
     bias_correction: bool,
+    weight_rounding: Literal["nearest", "gptq"],
     reduce_range: bool,
     weight_levels: int = 0,
     operators: Sequence[str] = INT8_OPERATORS,
@@ -66,6 +71,7 @@ def choose_calibration(
             or the one that loses the least information.
         counts: Numbers of calibration images; N stands for those above it.
         bias_correction: Make up in the biases for the mean error of rounded weights on these images.
+        weight_rounding: To the nearest level, or as `gptq` does on the first calibration images.
         reduce_range: Use 7 bits for weights. CPUs without VNNI add pairs of products in 16 bits, which overflow else.
         weight_levels: Of a network whose weights are already whole multiples of a scale, at most this many, which they
             stay; 0 for any other.
@@ -82,13 +88,25 @@ def choose_calibration(
     fp32_logits = _logits(fp32_path, validation)
     fp32_error = error_pct(fp32_logits, validation.labels, top=1)
     print(f"fp32: validation error {fp32_error:.2f} %", flush=True)
-    settings: dict[str, Any] = {"reduce_range": reduce_range, "weight_levels": weight_levels, "operators": operators}
+    levels = weight_levels or (REDUCED_LEVELS if reduce_range else LEVELS)
     candidates: list[_Candidate] = []
     with _prepared(fp32_path) as prepared:
+        scales = weight_scales(onnx.load(prepared), levels)
+        weights = {}
+        if weight_rounding == "gptq" and not weight_levels:  # those are on their levels
+            weights = gptq(prepared, calibration[:ROUNDING_IMAGES], scales, levels=levels)
 
         def judged(calibrated: _Calibrated, *, float_layers: Sequence[str] = ()) -> _Candidate:
-            images = calibration[: calibrated.images] if bias_correction else None
-            model = _quantized(prepared, calibrated.ranges, bias_images=images, float_layers=float_layers, **settings)
+            model = _quantized(
+                prepared,
+                calibrated.ranges,
+                bias_images=calibration[: calibrated.images] if bias_correction else None,
+                reduce_range=reduce_range,
+                operators=operators,
+                scales=scales,
+                weights=weights,
+                float_layers=float_layers,
+            )
             path = prepared.with_name("candidate.onnx")
             write_onnx(model, path)
             logits = _logits(path, validation)
@@ -166,15 +184,27 @@ def _quantized(
     *,
     bias_images: np.ndarray | None,
     reduce_range: bool,
-    weight_levels: int,
     operators: Sequence[str],
-    float_layers: Sequence[str] = (),
+    scales: Mapping[str, np.ndarray],
+    weights: Mapping[str, np.ndarray],
+    float_layers: Sequence[str],
 ) -> onnx.ModelProto:
-    """Quantize with these ranges of the activations, and with biases corrected on `bias_images` if there are any."""
+    """Quantize with these ranges of the activations and steps of the weights.
+
+    Args:
+        bias_images: On which biases are corrected; None leaves them.
+        weights: Weights that are rounded already, by name.
+    """
     source, cache, int8 = (prepared.with_name(file) for file in ("source.onnx", "ranges.json", "int8.onnx"))
     save_tensors_data(ranges, cache)
 
     def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
+        excluded = [node for node in model.graph.node if layer_name(node) in float_layers]
+        in_float = {node.input[1] for node in excluded}
+        model = copy.deepcopy(model)
+        for tensor in model.graph.initializer:
+            if tensor.name in weights and tensor.name not in in_float:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
         onnx.save(model, source)
         quantize_static(
             source,
@@ -184,14 +214,18 @@ def _quantized(
             calibrate_method=ranges.calibration_method,
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(operators),
-            nodes_to_exclude=[node.name for node in model.graph.node if layer_name(node) in float_layers],
+            nodes_to_exclude=[node.name for node in excluded],
             per_channel=True,
             reduce_range=reduce_range,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             extra_options={
                 "OpTypesToExcludeOutputQuantization": ["Gemm"],  # logits of 8 bits would tie
-                "TensorQuantOverrides": _weight_scales(model, weight_levels) if weight_levels else {},
+                "TensorQuantOverrides": {
+                    name: [WEIGHTS | {"scale": scale} for scale in steps]
+                    for name, steps in scales.items()
+                    if name not in in_float
+                },
             },
         )
         return onnx.load(int8)
@@ -202,32 +236,22 @@ def _quantized(
 
 
 def _shortened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same computation without what only a reader needs: long names and noted shapes, a tenth of a small file."""
+    """The same computation without noted shapes and long names, a tenth of a small file.
+
+    Layers keep their names, for the profiler.
+    """
     result = copy.deepcopy(model)
     graph = result.graph
     del graph.value_info[:]
     names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}  # empty: left out
     for node in graph.node:
-        node.name = ""
+        if node.op_type not in ("Conv", "Gemm"):
+            node.name = ""
         for tensors in (node.input, node.output):
             tensors[:] = [names.setdefault(name, f"{len(names):x}") for name in tensors]
     for tensor in graph.initializer:
         tensor.name = names.setdefault(tensor.name, f"{len(names):x}")
     return result
-
-
-def _weight_scales(model: onnx.ModelProto, levels: int) -> dict[str, list[dict[str, Any]]]:
-    """For each output channel of each weight the scale of which its values are whole multiples, as overrides."""
-    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    overrides = {}
-    for name in (node.input[1] for node in model.graph.node if node.op_type in ("Conv", "Gemm")):
-        weight = weights[name]
-        largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-        scales = np.where(largest > 0, largest / levels, 1).astype(np.float32)
-        overrides[name] = [
-            {"axis": 0, "quant_type": QuantType.QInt8, "scale": scale, "zero_point": np.int8(0)} for scale in scales
-        ]
-    return overrides
 
 
 def _logits(path: Path, images: Images) -> np.ndarray:
