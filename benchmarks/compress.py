@@ -1,8 +1,9 @@
 """Our int8 file of the base model beside what a user would pick instead, side by side: `make bench-compress`.
 
 The others are ONNX Runtime's `quantize_static` after `quant_pre_process`, and NNCF's `quantize`, both with all of their
-defaults, on the fp32 file that ours is made of and calibrated on the first of the images that calibrate ours. One run
-measures all of them, latencies in turns. Errors are on the validation images, since test images are read by
+defaults, on the fp32 file that ours is made of and calibrated on the first of the images that calibrate ours; and
+OpenVINO, which runs that fp32 file as it is, in bf16 where the CPU has it, and what NNCF makes of it for OpenVINO. One
+run measures all of them, latencies in turns. Errors are on the validation images, since test images are read by
 `stages.evaluate` alone; ours has chosen its calibration there, so its error is slightly flattered.
 
 Nothing here imports torch, which NNCF's ONNX backend does without: see requirements-bench.txt.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,9 +30,9 @@ from tabulate import tabulate
 from benchmarks.here import setting
 from stages.lib.images import Images, read_images, split_validation
 from stages.lib.params import load_params
-from stages.lib.profiling.engines import OnnxEngine
-from stages.lib.profiling.machine import count_threads
-from stages.lib.profiling.measuring import measure
+from stages.lib.profiling.engines import OnnxEngine, random_images
+from stages.lib.profiling.machine import count_threads, describe_cpu
+from stages.lib.profiling.measuring import Engine, Facts, measure
 from stages.lib.runtime.session import classify, error_pct, open_session
 from stages.lib.stage import one_line_errors
 from stages.quantize import SEED
@@ -54,6 +56,71 @@ class Result:
     latency_p95_ms: float
 
 
+class OpenVinoEngine:
+    """One ONNX or OpenVINO model in OpenVINO.
+
+    Args:
+        precision: `f32` or `bf16`, what its float operators compute with.
+    """
+
+    def __init__(self, path: Path, threads: int, precision: str) -> None:
+        import openvino
+
+        options = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._model = openvino.Core().compile_model(str(path), "CPU", options)
+        image_size = self._model.input(0).get_partial_shape()[1].get_length()
+        self._image = random_images(image_size, 1)
+
+    def run(self) -> None:
+        """Classify one image."""
+        self._model(self._image)
+
+    def facts(self) -> Facts:
+        """Nothing else."""
+        return {}
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """float32 (N, num_classes) of `images` uint8 (N, S, S, 3)."""
+        parts = np.split(images, range(BATCH_SIZE, len(images), BATCH_SIZE))
+        return np.concatenate([self._model(part)[0] for part in parts])
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model and what runs it.
+
+    Attributes:
+        path: Of the ONNX file, or the `.xml` of an OpenVINO model with its weights beside it.
+        openvino: The precision that OpenVINO computes with; empty for ONNX Runtime.
+    """
+
+    path: Path
+    openvino: str = ""
+
+    def engine(self, threads: int) -> Callable[[], Engine]:
+        """What makes it run, picklable."""
+        if self.openvino:
+            return partial(OpenVinoEngine, self.path, threads, self.openvino)
+        return partial(OnnxEngine, self.path, threads)
+
+    def error_pct(self, images: Images, threads: int) -> float:
+        """Its top-1 error in percent."""
+        if self.openvino:
+            logits = OpenVinoEngine(self.path, threads, self.openvino).logits(images.pixels[:])
+        else:
+            logits = classify(open_session(self.path, threads=threads), images.pixels[:], batch_size=BATCH_SIZE)
+        return error_pct(logits, images.labels, top=1)
+
+    def size_bytes(self) -> int:
+        """Of its file, or of both of its files."""
+        files = {self.path, self.path.with_suffix(".bin")} if self.path.suffix == ".xml" else {self.path}
+        return sum(file.stat().st_size for file in files)
+
+
 def main() -> None:
     """Read the files of `stages.quantize` and data/train.npz, print a table."""
     params = load_params()
@@ -64,15 +131,21 @@ def main() -> None:
     threads = count_threads(params.profile.threads)
 
     with tempfile.TemporaryDirectory() as folder:
-        paths = dict(FILES)
-        for name, quantize in (("onnxruntime", quantize_onnxruntime), ("nncf", quantize_nncf)):
-            title = f"{name} {version(name)}, defaults"
-            print(f"quantizing with {title}", flush=True)
-            paths[title] = Path(folder) / f"{name}.onnx"
-            quantize(FILES[FP32], paths[title], calibration)
-        print(f"measuring {len(paths)} models with {threads} threads", flush=True)
+        contestants = {name: Contestant(path) for name, path in FILES.items()}
+        for name, suffix, quantize in (
+            (f"ONNX Runtime {version('onnxruntime')}, defaults", "onnx", quantize_onnxruntime),
+            (f"NNCF {version('nncf')}, defaults", "onnx", quantize_nncf),
+            (f"NNCF {version('nncf')} in OpenVINO {version('openvino')}", "xml", quantize_openvino),
+        ):
+            print(f"quantizing with {name}", flush=True)
+            path = Path(folder) / f"{len(contestants)}.{suffix}"
+            quantize(FILES[FP32], path, calibration)
+            contestants[name] = Contestant(path, openvino="f32" if suffix == "xml" else "")
+        for precision in ("f32", "bf16") if has_bf16() else ("f32",):
+            contestants[f"OpenVINO {version('openvino')}, {precision}"] = Contestant(FILES[FP32], openvino=precision)
+        print(f"measuring {len(contestants)} models with {threads} threads", flush=True)
         results = compare(
-            paths,
+            contestants,
             validation,
             threads=threads,
             rounds=params.profile.rounds,
@@ -102,13 +175,18 @@ def check_inputs() -> None:
         )
 
 
+def has_bf16() -> bool:
+    """Whether the CPU computes in bf16."""
+    return any("bf16" in flag for flag in describe_cpu()[1])
+
+
 def quantize_onnxruntime(fp32_path: Path, int8_path: Path, calibration: np.ndarray) -> None:
     """Quantize as ONNX Runtime's documentation says, everything left at its default.
 
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 
     Args:
-        calibration: uint8 (N, 32, 32, 3).
+        calibration: uint8 (N, S, S, 3).
     """
     from onnxruntime.quantization import quant_pre_process, quantize_static
 
@@ -121,41 +199,42 @@ def quantize_onnxruntime(fp32_path: Path, int8_path: Path, calibration: np.ndarr
 
 
 def quantize_nncf(fp32_path: Path, int8_path: Path, calibration: np.ndarray) -> None:
-    """Quantize as NNCF's documentation says, everything left at its default.
+    """Quantize as NNCF's documentation says, everything left at its default; arguments as above.
 
     https://github.com/openvinotoolkit/nncf#post-training-quantization
-
-    Args:
-        calibration: uint8 (N, 32, 32, 3).
     """
+    onnx.save(_nncf_quantized(onnx.load(fp32_path), calibration, name="images"), int8_path)
+
+
+def quantize_openvino(fp32_path: Path, int8_path: Path, calibration: np.ndarray) -> None:
+    """The same for OpenVINO; `int8_path` ends in `.xml`."""
+    import openvino
+
+    openvino.save_model(_nncf_quantized(openvino.Core().read_model(fp32_path), calibration, name=0), int8_path)
+
+
+def _nncf_quantized(model: Any, calibration: np.ndarray, *, name: str | int) -> Any:
     os.environ["NNCF_CI"] = "1"  # read when it is imported: else it reports its use to its authors
-    import nncf  # type: ignore[import-not-found]  # in .venv-bench
+    import nncf
 
     nncf.set_log_level(logging.ERROR)
-    dataset = nncf.Dataset([{"images": image} for image in np.split(calibration, len(calibration))])
+    dataset = nncf.Dataset([{name: image} for image in np.split(calibration, len(calibration))])
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars
-        onnx.save(nncf.quantize(onnx.load(fp32_path), dataset), int8_path)
+        return nncf.quantize(model, dataset)
 
 
 def compare(
-    paths: Mapping[str, Path], images: Images, *, threads: int, rounds: int, calls_per_round: int
+    contestants: Mapping[str, Contestant], images: Images, *, threads: int, rounds: int, calls_per_round: int
 ) -> dict[str, Result]:
-    """Measure the error of each file on `images`, and the latencies of all of them in turns."""
-    errors = {}
-    for name, path in paths.items():
-        logits = classify(open_session(path, threads=threads), images.pixels, batch_size=BATCH_SIZE)
-        errors[name] = error_pct(logits, images.labels, top=1)
-    engines: dict[str, Callable[[], OnnxEngine]] = {
-        name: partial(OnnxEngine, path, threads) for name, path in paths.items()
-    }
+    """Measure the error of each model on `images`, and the latencies of all of them in turns."""
+    errors = {name: each.error_pct(images, threads) for name, each in contestants.items()}
+    engines = {name: each.engine(threads) for name, each in contestants.items()}
     measured = measure(engines, rounds=rounds, calls_per_round=calls_per_round)
     return {
         name: Result(
-            errors[name],
-            path.stat().st_size,
-            *(measured[name].percentile_ms(percent) for percent in (50, 5, 95)),
+            errors[name], each.size_bytes(), *(measured[name].percentile_ms(percent) for percent in (50, 5, 95))
         )
-        for name, path in paths.items()
+        for name, each in contestants.items()
     }
 
 

@@ -1,19 +1,20 @@
-"""Print the table of a run: `python -m benchmarks.demo demo/metrics.json`."""
+"""Print the table of a run: `python -m benchmarks.demo demo`."""
 
 import argparse
 from pathlib import Path
 
 from tabulate import tabulate
 
-from stages.lib.artifacts import read_json
+from stages.lib.artifacts import LATENCIES, METRICS, read_json
 from stages.lib.stage import one_line_errors
 
 HEADERS = ("variant", "top-1 error, %", "parameters", "MACs, M", "file, kB", "latency, ms", "faster")
 
 
-def table(metrics: dict[str, dict[str, float]]) -> str:
-    """A row for each variant of `metrics.json`."""
-    base_ms = metrics["base"]["latency_cpu_ms"]
+def table(folder: Path) -> str:
+    """A row for each variant of the repository in `folder`."""
+    metrics, latencies = read_json(folder / METRICS), read_json(folder / LATENCIES)
+    base_ms = latencies["base"]["latency_cpu_ms"]
     rows = [
         (
             name,
@@ -21,8 +22,8 @@ def table(metrics: dict[str, dict[str, float]]) -> str:
             f"{each['num_parameters']:,}",
             f"{each['macs'] / 1e6:.1f}",
             f"{each['file_bytes'] / 1e3:,.0f}",
-            f"{each['latency_cpu_ms']:.2f}",
-            f"{base_ms / each['latency_cpu_ms']:.1f}×",
+            f"{latencies[name]['latency_cpu_ms']:.2f}",
+            f"{base_ms / latencies[name]['latency_cpu_ms']:.1f}×",
         )
         for name, each in metrics.items()
     ]
@@ -31,7 +32,7 @@ def table(metrics: dict[str, dict[str, float]]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("metrics", type=Path)
-    path = parser.parse_args().metrics
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
     with one_line_errors("demo"):
-        print(f"\nDigits, from {path}:\n\n{table(read_json(path))}")
+        print(f"\nDigits, from {folder / METRICS} and {folder / LATENCIES}:\n\n{table(folder)}")

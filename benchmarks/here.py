@@ -1,4 +1,4 @@
-"""Latency of the committed models on this machine, beside the recorded one: `make bench-here`.
+"""Latency of the shipped models on this machine, beside the recorded one: `make bench-here`.
 
 It measures the files that ship, as `stages.profile` does, and leaves all of `artifacts/` as it is. Where the fp32 ONNX
 files are missing, as after `dvc pull`, they are exported to a temporary folder; without PyTorch, which that needs, fp32
@@ -96,7 +96,7 @@ def find_files(models: Sequence[Model], *, exports: Path) -> dict[str, Path]:
             path = (packed_path if model.packed else onnx_path)(model.name, precision)
             if precision == "fp32" and not model.packed and not path.is_file():
                 if importlib.util.find_spec("torch") is None:
-                    print(f"{name} is left out: to export it takes PyTorch")
+                    print(f"{name} is left out: exporting it needs PyTorch")
                     continue
                 path = exports / f"{model.name}.onnx"
                 export(model.name, path)

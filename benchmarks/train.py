@@ -30,7 +30,8 @@ from torchvision import transforms
 from stages.lib.costs import count_macs
 from stages.lib.images import Images
 from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
-from stages.lib.params import Compute, load_params
+from stages.lib.params import load_params
+from stages.lib.schema import Compute
 from stages.lib.training.devices import pick_precision
 from stages.lib.training.step import Run
 

@@ -26,6 +26,7 @@ from stages.lib.artifacts import (
 from stages.lib.models import MODELS, PRECISIONS, variant_name
 from stages.lib.params import load_params
 from stages.lib.profiling.engines import CudaEngine, EagerEngine, OnnxEngine
+from stages.lib.profiling.layers import layer_times_us
 from stages.lib.profiling.machine import count_threads, describe_machine
 from stages.lib.profiling.measuring import Engine, Measurement, measure
 from stages.lib.runtime.session import check_evaluated, read_evaluated
@@ -33,14 +34,15 @@ from stages.lib.stage import one_line_errors
 
 COUNTS = ("num_parameters", "num_nonzero_parameters", "macs")
 BATCH_SIZE = 64
-BATCHES = 5  # that the throughput is the median of
+BATCHES = 5  # that the throughput is the median of, at most
 
 
 def main() -> None:
     """Read the models and their ONNX files, packed where they ship packed, write artifacts/profile.json."""
     params = load_params()
-    threads = count_threads(params.profile.threads)
+    import onnx  # not in the processes that this one starts
 
+    threads = count_threads(params.profile.threads)
     engines: dict[str, Callable[[], Engine]] = {}
     paths: dict[str, Path] = {}
     onnx_bytes: dict[str, int] = {}
@@ -54,6 +56,8 @@ def main() -> None:
             onnx_bytes[name] = len(read_evaluated(paths[name], evaluation_path(each.name, precision)))
             engines[name] = partial(OnnxEngine, paths[name], threads)
     adopted = read_json(adopted_evaluation_path())["variants"]
+    if adopted.keys() != {variant_name(name, precision) for name in params.external for precision in PRECISIONS}:
+        raise ValueError(f"{adopted_evaluation_path()} must have the models of external, got others; run dvc repro")
     for external in params.external:
         for precision in PRECISIONS:
             name, path = variant_name(external, precision), adopted_path(external, precision)
@@ -61,7 +65,8 @@ def main() -> None:
             engines[f"{name} from elsewhere"] = partial(OnnxEngine, path, threads)
     print(f"measuring {len(engines)} engines, threads: {threads}", flush=True)
     measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
-    print(f"measuring the throughput in batches of {BATCH_SIZE}", flush=True)
+    print(f"measuring the throughput in batches of {BATCH_SIZE}, and each layer", flush=True)
+    layers = [node.name for node in onnx.load(paths["base-int8"]).graph.node if node.op_type in ("Conv", "Gemm")]
 
     eager, variants = {}, {}
     for model in MODELS:
@@ -71,8 +76,11 @@ def main() -> None:
         counts = {key: measurement.facts[key] for key in COUNTS}
         for precision in PRECISIONS:
             name = variant_name(model, precision)
-            costs = measured[name].facts | {"onnx_bytes": onnx_bytes[name]} | throughput(paths[name], threads)
-            variants[name] = counts | costs | latencies(measured[name], "cpu", rounds=params.profile.rounds)
+            speeds = throughput(paths[name], threads, rounds=min(BATCHES, params.profile.rounds))
+            costs = measured[name].facts | {"onnx_bytes": onnx_bytes[name]} | speeds
+            times = latencies(measured[name], "cpu", rounds=params.profile.rounds)
+            times["layers_us"] = layer_times_us(paths[name], layers, threads=threads)
+            variants[name] = counts | costs | times
             print(
                 f"{name}: {variants[name]['latency_cpu_ms']:.2f} ms, {variants[name]['memory_mb']:.0f} MB", flush=True
             )
@@ -91,12 +99,12 @@ def main() -> None:
     write_json(profile_path(), profile)
 
 
-def throughput(path: Path, threads: int) -> dict[str, float]:
+def throughput(path: Path, threads: int, *, rounds: int) -> dict[str, float]:
     """Images a second in batches, with one thread and with `threads`, in turns."""
+    engines = {str(count): partial(OnnxEngine, path, count, BATCH_SIZE) for count in (1, threads)}
+    measured = measure(engines, rounds=rounds, calls_per_round=1)
     keys = {"images_per_s_1_thread": 1, "images_per_s": threads}
-    engines = {key: partial(OnnxEngine, path, count, BATCH_SIZE) for key, count in keys.items()}
-    measured = measure(engines, rounds=BATCHES, calls_per_round=1)
-    return {key: 1000 * BATCH_SIZE / measured[key].percentile_ms(50) for key in keys}
+    return {key: 1000 * BATCH_SIZE / measured[str(count)].percentile_ms(50) for key, count in keys.items()}
 
 
 def latencies(measurement: Measurement, where: str, *, rounds: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import here
 from stages.lib.artifacts import evaluation_path, write_json
 from stages.lib.models import MODELS, Model
-from stages.lib.network.checkpoint import save_model
+from stages.lib.network.checkpoint import load_model, save_model
 from stages.lib.network.googlenet import GoogLeNet
 from stages.lib.profiling.measuring import Measurement
 from stages.lib.quantization.export import export_onnx
@@ -63,12 +63,12 @@ def test_nothing_pulled_names_the_remedy_with_torch_too() -> None:
 
 def test_missing_fp32_file_is_exported_elsewhere(pulled: Path, tiny: GoogLeNet) -> None:
     classes = [str(label) for label in range(tiny.architecture.num_classes)]
-    export_onnx(
-        tiny, pulled / "artifacts/int8/base.onnx", classes=classes, image_size=32
-    )  # read for its class names alone
+    save_model(tiny, pulled / "artifacts/models/base.safetensors")
+    saved = load_model(pulled / "artifacts/models/base.safetensors")
+    # Read for its class names alone.
+    export_onnx(saved, pulled / "artifacts/int8/base.onnx", classes=classes, image_size=32)
     digest = hashlib.sha256((pulled / "artifacts/int8/base.onnx").read_bytes()).hexdigest()
     write_json(evaluation_path("base", "int8"), {"file_sha256": digest})
-    save_model(tiny, pulled / "artifacts/models/base.safetensors")
     exports = pulled / "exports"
     paths = here.find_files([BASE], exports=exports)
     assert paths["base"] == exports / "base.onnx"

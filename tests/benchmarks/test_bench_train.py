@@ -9,7 +9,7 @@ from benchmarks import train
 from stages.lib.costs import count_macs
 from stages.lib.images import Images
 from stages.lib.network.googlenet import GoogLeNet
-from stages.lib.params import Compute
+from stages.lib.schema import Compute
 from stages.lib.training.step import Run
 
 CPU = torch.device("cpu")

@@ -2,11 +2,9 @@
 
 import mmap
 import os
-import time
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from threading import Timer
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -21,72 +19,15 @@ from stages.lib.costs import count_macs, count_nonzero_parameters, count_paramet
 from stages.lib.models import variant_name
 from stages.lib.network.checkpoint import save_model
 from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
-from stages.lib.params import Params, render_params
+from stages.lib.params import render_params
 from stages.lib.profiling import machine, measuring
 from stages.lib.profiling.engines import EagerEngine, MemoryGrowth, OnnxEngine
 from stages.lib.profiling.measuring import Measurement, measure
 from stages.lib.quantization.export import export_onnx
 from stages.lib.runtime import session as inference
 from stages.lib.runtime.packing import pack
-
-
-class Sleeper:
-    """An engine that waits, counts its calls, and knows its process."""
-
-    def __init__(self, sleep_ms: float) -> None:
-        self.sleep_ms = sleep_ms
-        self.calls = 0
-
-    def run(self) -> None:
-        self.calls += 1
-        time.sleep(self.sleep_ms / 1000)
-
-    def facts(self) -> measuring.Facts:
-        return {"calls": self.calls, "pid": os.getpid()}
-
-
-class Broken(Sleeper):
-    """An engine that fails in its third call."""
-
-    def run(self) -> None:
-        super().run()
-        if self.calls == 3:
-            raise RuntimeError("out of ideas")
-
-
-class Dying(Sleeper):
-    """An engine whose process dies without a word."""
-
-    def run(self) -> None:
-        os._exit(9)
-
-
-class DyingLater(Sleeper):
-    """An engine whose process dies between two turns."""
-
-    def run(self) -> None:
-        super().run()
-        if self.calls == 1:
-            Timer(1.5 * measuring.WARM_UP_S, os._exit, (9,)).start()
-
-
-class Diarist:
-    """An engine that writes its name into a shared file each time it runs."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self.path, self.name = path, name
-
-    def run(self) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(self.name)
-        time.sleep(0.01)
-
-    def facts(self) -> measuring.Facts:
-        return {}
-
-
-def refuse() -> Sleeper:
-    raise ValueError("no such model")
+from stages.lib.schema import Params
+from tests.profiling.sleepers import Broken, Diarist, Dying, DyingLater, Sleeper, refuse
 
 
 def test_every_call_of_every_round_is_a_sample_from_a_process_of_its_own() -> None:
@@ -265,7 +206,7 @@ def test_engine_of_a_packed_model_counts_the_packed_file(tiny: GoogLeNet, tmp_pa
 
 def test_throughput_is_measured_in_batches_with_one_thread_and_all(tiny: GoogLeNet, tmp_path: Path) -> None:
     export_onnx(tiny, tmp_path / "tiny.onnx", classes=["ant", "bee", "cat"], image_size=32)
-    speeds = profile.throughput(tmp_path / "tiny.onnx", threads=2)
+    speeds = profile.throughput(tmp_path / "tiny.onnx", threads=2, rounds=2)
     assert set(speeds) == {"images_per_s_1_thread", "images_per_s"} and min(speeds.values()) > 64
     engine = OnnxEngine(tmp_path / "tiny.onnx", threads=1, batch_size=64)
     assert engine._feed["images"].shape == (64, 32, 32, 3)

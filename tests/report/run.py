@@ -175,6 +175,7 @@ class Run:
                     "memory_mb": 38.264,
                     "images_per_s_1_thread": 512.3,
                     "images_per_s": 987.6,
+                    "layers_us": {"stem.0": 12.3, "linear": 4.5, "concatenation": 1.2, "pooling": 2.3, "rest": 3.4},
                     **latencies("cpu", latency),
                 }
         eager = {

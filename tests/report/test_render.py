@@ -14,7 +14,7 @@ from tests.report.run import HEADER, Run
 SECTIONS = [
     "Which variant to ship",
     "All variants",
-    "How sure the errors are",
+    "Uncertainty of the errors",
     "Speed",
     "How each model was made",
     "Goals",

@@ -51,7 +51,8 @@ def test_base_is_recommended_where_nothing_else_is_as_accurate(run: Run) -> None
 
 
 def test_a_model_s_row_says_how_it_was_made(run: Run) -> None:
-    rows = {row.model.name: row for row in model_rows(run.results())}
+    results = run.results()
+    rows = {row.model.name: row for row in model_rows(results)}
     assert list(rows) == list(MODELS)
     assert (rows["structured"].channels, rows["distilled"].channels) == ((192, 256), None)
     assert rows["structured"].parameters_left == 0.625
@@ -59,9 +60,8 @@ def test_a_model_s_row_says_how_it_was_made(run: Run) -> None:
     assert rows["unstructured"].zeros == pytest.approx(0.8)
     assert {name: row.num_factorized for name, row in rows.items() if row.num_factorized} == {"lowrank": 2}
     assert (rows["base"].start_error_pct, rows["lowrank"].start_error_pct) == (None, 85.1)
-    seeds = {"train": 0, "finetune": 1, "distill": 2, "squeeze": 3}
-    assert {name: row.recipe.seed for name, row in rows.items()} == {
-        name: seeds[model.recipe] for name, model in MODELS.items()
+    assert {name: row.recipe for name, row in rows.items()} == {
+        name: getattr(results.params, model.recipe) for name, model in MODELS.items()
     }
 
 

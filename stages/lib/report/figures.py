@@ -76,7 +76,7 @@ def draw_channels(compression: Mapping[str, Compression]) -> str:
 
 
 def draw_tradeoffs(rows: Sequence[VariantRow]) -> str:
-    """Top-1 error of every variant against its file size and its latency; bars are one standard error."""
+    """Top-1 error of every variant against its file size and its latency; bars are 95 % intervals."""
     costs: dict[str, Callable[[VariantRow], float]] = {
         "file, MB": lambda row: row.cost.file_bytes / 1e6,
         "latency of one image, ms": lambda row: row.cost.latency_cpu_ms,
@@ -88,7 +88,7 @@ def draw_tradeoffs(rows: Sequence[VariantRow]) -> str:
             axes.errorbar(
                 cost(row),
                 row.accuracy.top1_error_pct,
-                yerr=standard_error_pct(row.accuracy),
+                yerr=2 * standard_error_pct(row.accuracy),
                 fmt="o" if row.precision == "fp32" else "s",
                 color=COLORS[row.model.name],
                 elinewidth=0.8,

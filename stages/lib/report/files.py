@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from stages.lib.models import MODELS, PRECISIONS, variant_name
 
-REMEDY = "run dvc repro to write it anew"
+REMEDY = "run dvc repro to write it again"
 Count = Annotated[int, Field(ge=1, le=10**15)]
 Percentage = Annotated[float, Field(ge=0, le=100)]
 Milliseconds = Annotated[float, Field(ge=1e-6, le=1e12)]  # ratios of them stay finite
@@ -84,6 +84,7 @@ class Cost(AdoptedCost):
     macs: Count
     images_per_s_1_thread: Positive = Field(description="In batches, with one thread")
     images_per_s: Positive = Field(description="In batches, with as many threads as latency is measured with")
+    layers_us: dict[str, NonNegative] = Field(description="Time of each layer for one image, in microseconds")
 
 
 class EagerCost(Measured):

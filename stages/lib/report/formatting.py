@@ -75,6 +75,6 @@ def milliseconds(cost: "AdoptedCost") -> str:
 
 
 def ratio(spread: "Spread") -> str:
-    """A ratio with its spread: `2.85x (2.79-2.94)`, without one that is none."""
+    """A ratio with its spread: `2.85x (2.79-2.94)`, without the spread where it is zero."""
     low, median, high = (f"{times(value):.2f}" for value in (spread.low, spread.median, spread.high))
     return f"{median}×" if low == high else f"{median}× ({low}{DASH}{high})"

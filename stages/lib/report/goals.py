@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from stages.lib.models import MODELS, PRECISIONS, variant_name
-from stages.lib.params import Params
 from stages.lib.report.formatting import times
 from stages.lib.report.results import Results
 from stages.lib.report.statistics import SAME_LATENCY, paired_difference, speed_up, standard_error_pct
+from stages.lib.schema import Params
 
 Measure = Literal["error_pct", "added_error", "file_mb", "times_smaller", "times_as_fast", "times_as_fast_as_eager"]
 Setting = tuple[str, str, Any]  # a parameter, a relation, and the value that goals are set for

@@ -105,10 +105,12 @@ def _context(results: Results, findings: str) -> dict[str, Any]:
     rows = variant_rows(results)
     published = yaml.safe_load((FOLDER / "published.yaml").read_text(encoding="utf-8"))
     original = {model: numbers for model, numbers in published["original"].items() if model in MODELS}
+    errors = {layer.name: layer.error_pct for layer in results.quantization["base"].layers}
     first, _, text = findings.partition("\n")
     return _shared(results) | {
         "profile": results.profile,
         "rows": rows,
+        "by_name": {row.name: row for row in rows},
         "error_range": (
             min(row.accuracy.top1_error_pct - row.noise for row in rows) - 0.5,
             max(row.accuracy.top1_error_pct + row.noise for row in rows) + 0.5,
@@ -116,6 +118,7 @@ def _context(results: Results, findings: str) -> dict[str, Any]:
         "colors": {name: number for number, name in enumerate(MODELS)},
         "curves": results.curves,
         "compression": results.compression,
+        "layers": errors | {kind: None for kind in rows[0].cost.layers_us if kind not in errors},
         "models": model_rows(results),
         "recommended": recommended(rows),
         "verdicts": verdicts(results),
@@ -143,7 +146,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def code(name: object) -> Markup:
-    """A name of this repository in code style; text from outside has no place there, since it can't be escaped."""
+    """A name of this repository, or one that the schema restricts, in code style, where nothing can be escaped."""
     return Markup(f"`{name}`")
 
 

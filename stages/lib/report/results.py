@@ -26,7 +26,6 @@ from stages.lib.artifacts import (
     training_path,
 )
 from stages.lib.models import MODELS, PRECISIONS, variant_name
-from stages.lib.params import Params
 from stages.lib.report.files import (
     REMEDY,
     Accuracy,
@@ -44,6 +43,7 @@ from stages.lib.report.files import (
     Quantization,
     Training,
 )
+from stages.lib.schema import Params
 
 File = TypeVar("File", bound=Measured)
 
@@ -119,14 +119,15 @@ def read_results(params: Params) -> Results:
 def _read_machines(accuracy: Mapping[str, Accuracy]) -> dict[str, dict[str, float]]:
     """The latencies on other machines of the files whose accuracy was measured."""
     digests = {name: each.file_sha256 for name, each in accuracy.items()}
-    machines = {}
+    machines: dict[str, dict[str, float]] = {}
     for path in sorted(MACHINES.glob("*.json")):
         other = read_file(path, OtherMachine)
         same = {
             name: cost.latency_cpu_ms for name, cost in other.variants.items() if cost.file_sha256 == digests.get(name)
         }
         if same:
-            machines[other.machine] = same
+            name = other.machine if other.machine not in machines else f"{other.machine} ({path.stem})"
+            machines[name] = same
     return machines
 
 
@@ -162,7 +163,7 @@ def read_findings(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig") if path.exists() else ""
     except UnicodeDecodeError:
-        raise ValueError(f"{path} must be text in UTF-8, got other bytes; save it anew") from None
+        raise ValueError(f"{path} must be text in UTF-8, got other bytes; save it again") from None
 
 
 def _unexpected(path: Path, error: ValidationError) -> ValueError:

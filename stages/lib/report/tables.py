@@ -8,7 +8,6 @@ import pandas as pd
 import yaml
 
 from stages.lib.models import MODELS, PRECISIONS, Model, Precision, variant_name
-from stages.lib.params import Recipe
 from stages.lib.report.files import Accuracy, Adopted, AdoptedCost, Cost, Quantization, Training
 from stages.lib.report.results import Results
 from stages.lib.report.statistics import (
@@ -24,6 +23,7 @@ from stages.lib.report.statistics import (
     standard_error_pct,
     superclass_error_pct,
 )
+from stages.lib.schema import Recipe
 
 EXTREMES = 3
 SUPERCLASSES = Path(__file__).with_name("superclasses.yaml")
@@ -100,7 +100,6 @@ class AdoptedRow:
     change: Difference
     fp32_cost: AdoptedCost
     int8_cost: AdoptedCost
-    times_smaller: float
     times_as_fast: Spread
 
 
@@ -165,9 +164,7 @@ def adopted_rows(results: Results) -> list[AdoptedRow]:
         accuracy, coarse = results.adopted_accuracy[name], results.adopted_accuracy[int8]
         cost, cheap = results.profile.adopted[name], results.profile.adopted[int8]
         change, faster = paired_difference(coarse, accuracy), speed_up(cheap, cost)
-        rows.append(
-            AdoptedRow(name, facts, accuracy, coarse, change, cost, cheap, cost.file_bytes / cheap.file_bytes, faster)
-        )
+        rows.append(AdoptedRow(name, facts, accuracy, coarse, change, cost, cheap, faster))
     return rows
 
 
