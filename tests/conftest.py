@@ -1,18 +1,32 @@
 """What several tests need: a tiny network and tiny images."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from stages.lib.artifacts import lock
 from stages.lib.images import Images
 from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
-from stages.lib.params import Params, load_params
+from stages.lib.params import load_params
+from stages.lib.schema import Params
+from tests.repository import TINY, Repository
 
 ROOT = Path(__file__).parents[1]
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and wait for busy cores
+
+
+LONG = ("test_pipeline", "test_sweep", "test_kills", "test_photos", "test_cifar100", "test_two_at_once", "test_places")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files come first, so that parallel processes of pytest end at about the same time."""
+    order = {name: number for number, name in enumerate(LONG)}
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG) + (item.path not in slow)))
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +41,21 @@ def resume_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def demo() -> Params:
     """The demo's parameters."""
     return load_params(ROOT / "presets" / "demo.yaml", complete=False)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository in which everything has run once on a few digits; not to be changed, other tests have it too."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished"
+    with lock(folder / "lock"):  # parallel processes of pytest share one
+        if (folder / "done").exists():
+            return Repository(folder / "repository")
+        repository = Repository.copy(folder / "repository", preset="demo", **TINY)
+        repository.repro()
+        repository.commit("first run")
+        (folder / "done").touch()
+        return repository
 
 
 @pytest.fixture

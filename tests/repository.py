@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -32,8 +34,10 @@ TINY = {
     "squeeze__warmup_epochs": 0.5,
     "squeeze__reconstruction_images": 16,
     "quantize__calibration_images": [16],
+    "quantize__calibration_methods": ["minmax"],
     "profile__rounds": 1,
     "profile__calls_per_round": 2,
+    "profile__threads": 1,
 }
 
 
@@ -72,6 +76,11 @@ class Repository:
         repository.commit("start")
         return repository
 
+    def duplicate(self, folder: Path) -> "Repository":
+        """The same with all that has run in it, in an empty folder."""
+        shutil.copytree(self.path, folder / "repository", symlinks=True)
+        return Repository(folder / "repository")
+
     def run(self, *command: str, code: int = 0) -> str:
         """Run a command in it that must exit with `code`; returns what it printed."""
         done = subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, text=True)
@@ -104,3 +113,12 @@ class Repository:
         """To what is committed."""
         self.run("git", "checkout", "--", ".")
         self.run("dvc", "checkout", "--quiet")
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 120, every: float = 0.1) -> None:
+    """Wait at most so long, asking every so many seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(every)
