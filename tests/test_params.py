@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.lib.params import Params, load_params, parse_params, render_params
+from stages.lib.params import load_params, parse_params, render_params
+from stages.lib.schema import Augmentation, Params
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
@@ -23,7 +24,7 @@ def changed(section: str, **values: object) -> str:
             del params[section][name]
         else:
             params[section][name] = value
-    return yaml.safe_dump(params)
+    return yaml.safe_dump(params, sort_keys=False)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -45,6 +46,15 @@ def test_a_preset_repeats_no_default() -> None:
         assert repeated in ([], ["data.name"]), preset
 
 
+def test_presets_start_from_files_that_git_has() -> None:
+    if (ROOT / ".git").exists() and not (ROOT / ".git" / "shallow").exists():
+        starts = [load_params(preset, complete=False).train.start for preset in PRESETS]
+        objects = [start for start in starts if start and ":" in start]
+        assert objects
+        for each in objects:
+            subprocess.run(["git", "cat-file", "-e", each], cwd=ROOT, check=True)
+
+
 def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
@@ -60,13 +70,14 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     [
         ("prune", {"ratio": 1.2}, "prune.ratio: input should be less than 1, got 1.2"),
         ("prune", {"ratoi": 0.2}, "prune.ratoi is not a parameter; did you mean ratio?"),
-        ("prune", {"ratio": None}, "prune.ratio is missing; `make params` writes a complete file"),
+        ("prune", {"ratio": None}, "prune.ratio is missing; `make params PRESET=NAME` writes a complete file"),
         ("train", {"lr": "fast"}, "train.lr: input should be a valid number, unable to parse string as a number"),
         ("train", {"lr": float("nan")}, "train.lr: input should be"),
         ("train", {"epochs": 0}, "train.epochs: input should be greater than 0, got 0"),
         ("train", {"warmup_epochs": 10}, "train: warmup_epochs must be below epochs (10), got 10"),
         ("train", {"image_sizes": {}}, "train.image_sizes must have an entry, got none"),
         ("train", {"image_sizes": {64: 1}}, "train.image_sizes.64: input should be less than or equal to 32, got 64"),
+        ("train", {"image_sizes": {32: 1, 24: 1}}, "train: image_sizes must rise, got 32, 24; put smaller ones first"),
         ("data", {"name": "imagenet"}, "data.name: input should be 'cifar100', 'digits' or 'folder', got 'imagenet'"),
         ("data", {"name": "cifar100", "image_size": 64}, "data.image_size must be 32 where data.name is cifar100, got"),
         ("data", {"image_size": 300}, "data.image_size: input should be less than or equal to 256, got 300"),
@@ -83,6 +94,11 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             "finetune",
             {"distillation": {"loss": "kd", "temperature": 2, "weight": 0, "label_weight": 1}},
             "finetune.distillation: weight must be above 0 where loss is kd, got 0; for the labels alone set loss",
+        ),
+        (
+            "finetune",
+            {"teacher_views": 2, "augmentation": Augmentation(mix_off_epochs=1).model_dump()},
+            "finetune: augmentation.mix_off_epochs must be 0 where teacher_views is above 0, got 1",
         ),
         ("quantize", {"calibration_methods": ["minmax"] * 2}, "quantize.calibration_methods must have each value once"),
         ("quantize", {"calibration_images": [64, 64]}, "quantize.calibration_images must have each value once"),

@@ -7,7 +7,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.lib.params import Params, parse_params, render_params
+from stages.lib.params import parse_params, render_params
+from stages.lib.schema import Params
 
 COMPLETE = yaml.safe_load(render_params(Params()))
 scalars = (
