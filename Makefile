@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo params repro bench-train bench-here bench-compress bench-eager tune-lowrank sweep sweep-demo test test-fast check lock audit clean
+.PHONY: help install demo params repro bench-train bench-here bench-compress bench-channels bench-eager tune-lowrank sweep sweep-demo test test-fast check lock audit clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,10 +28,10 @@ demo: install ## run the pipeline on digits under demo/, then measure the shippe
 	cd demo && ../$(VENV)/bin/dvc repro
 	git clone --quiet . demo/shipped
 	cd demo/shipped && ../../$(VENV)/bin/dvc pull --quiet --allow-missing 2> /dev/null
-	@$(VENV)/bin/python -m benchmarks.demo demo/metrics.json
+	@$(VENV)/bin/python -m benchmarks.demo demo
 	@echo && echo "CIFAR-100, the shipped models on this machine:"
 	@cd demo/shipped && ../../$(VENV)/bin/python -m benchmarks.here
-	@echo && echo "Next: open demo/reports/report.md for the digits, reports/report.md for CIFAR-100."
+	@echo && echo "Next: open demo/reports/report.html for the digits, reports/report.md for CIFAR-100."
 
 PRESET ?= reference
 params: install ## write the complete params.yaml of presets/$(PRESET).yaml
@@ -44,7 +44,7 @@ repro: install ## run whatever is out of date
 bench-train: install ## compare the speed of our training loop with the customary one
 	$(VENV)/bin/python -m benchmarks.train
 
-bench-here: install ## measure the pulled models on this machine; SAVE=NAME keeps the latencies for the report
+bench-here: install ## measure the shipped models on this machine; SAVE=NAME keeps the latencies for the report
 	$(VENV)/bin/python -m benchmarks.here $(if $(SAVE),--save $(SAVE))
 
 bench-compress: $(BENCH_VENV)/.installed ## compare our int8 base with what ONNX Runtime and NNCF make of it
@@ -57,6 +57,9 @@ $(BENCH_VENV)/.installed: requirements.txt requirements-bench.txt
 	$(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --requirement requirements-bench.txt
 	touch $@
+
+bench-channels: install ## time a pruned base whose channel counts are multiples of 8, of 16, or of neither
+	$(VENV)/bin/python -m benchmarks.channels
 
 tune-lowrank: install ## measure which layers gain from a factorization
 	$(VENV)/bin/python -m benchmarks.tune_lowrank
@@ -74,10 +77,10 @@ sweep-demo: install ## a small sweep on the digits, under demo/
 	@cd demo && ../$(VENV)/bin/python -m sweep choose --max-loss 5 --max-mb 0.2
 
 test: install ## run all tests
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-fast: install ## run the tests that take seconds
-	$(VENV)/bin/pytest -m "not slow"
+	$(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 check: install ## lint and type-check
 	$(VENV)/bin/ruff check

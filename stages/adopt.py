@@ -2,7 +2,7 @@
 
 import argparse
 
-from stages.lib.artifacts import EXTERNAL, adopted_path, adoption_path, user_path, write_json
+from stages.lib.artifacts import CLASSIFIERS, adopted_path, adoption_path, user_path, write_json
 from stages.lib.params import load_params
 from stages.lib.stage import one_line_errors
 
@@ -28,7 +28,7 @@ def main() -> None:
         print(f"quantizing {name}", flush=True)
         fp32_path, int8_path = (adopted_path(name, precision) for precision in PRECISIONS)
         costs = adopt_onnx(
-            user_path(EXTERNAL / external.path),
+            user_path(CLASSIFIERS / external.path),
             fp32_path,
             layout=external.layout,
             mean=external.mean,
@@ -44,6 +44,7 @@ def main() -> None:
             methods=quantize.calibration_methods,
             counts=quantize.calibration_images,
             bias_correction=quantize.bias_correction,
+            weight_rounding=quantize.weight_rounding,
             reduce_range=quantize.reduce_range,
             operators=INT8_OPERATORS,
             max_loss_pct=quantize.max_loss_pct,

@@ -33,7 +33,7 @@ def main() -> None:
         print(f"{name}: {len(split.labels)} images of {len(dataset.classes)} classes, SHA-256 {digest(split)}")
     known = {image.tobytes() for image in dataset.train.images}
     if shared := sum(image.tobytes() in known for image in dataset.test.images):
-        print(f"of the test images, {shared} are among the training images, too, which makes errors look lower")
+        print(f"{shared} test images are also training images, which makes errors look lower")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def class_names(session: onnxruntime.InferenceSession) -> list[str]:
 
 
 def list_images(paths: Sequence[Path]) -> list[Path]:
-    """The files among `paths`, and those in its folders that are not hidden.
+    """The files among `paths`, and those in its folders that are not hidden, each once.
 
     Raises:
         ValueError: If there is none.
@@ -67,10 +67,14 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found += [file for file in inside if not file.is_dir() and not file.name.startswith(".")]
+        found += [file for file in inside if not file.is_dir() and not _is_hidden(file.relative_to(path))]
     if not found:
         raise ValueError(f"IMAGE must be an image or a folder with images, got {', '.join(map(str, paths))}")
-    return found
+    return list(dict.fromkeys(found))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def predict(

@@ -5,7 +5,7 @@ import argparse
 from stages.lib.params import load_params
 from stages.lib.stage import one_line_errors
 
-SEED = 0  # of the choice of images for importances and statistics
+SEED = 0  # of the choice of images
 TAYLOR_IMAGES = 2000
 
 
@@ -30,7 +30,7 @@ def main() -> None:
         scope=prune.scope,
         max_ratio=prune.max_ratio,
         importance=prune.importance,
-        examples=random_batch(train, TAYLOR_IMAGES, seed=SEED),
+        examples=random_batch(train, TAYLOR_IMAGES, seed=SEED) if prune.importance == "taylor" else None,
         refit_on=random_batch(train, prune.reconstruction_images, seed=SEED)[0],
     )
     pruned = reestimate_batch_norm(pruned, random_batch(train, prune.batch_norm_images, seed=SEED)[0])

@@ -31,7 +31,7 @@ def main() -> None:
     )
     final = prune_weights(base, sparsity=prune.sparsity, scope=prune.sparsity_scope)
     if empty := ", ".join(empty_layers(final)):
-        print(f"prune.sparsity {prune.sparsity} leaves no weight in {empty}; prune.sparsity_scope lamp would")
+        print(f"prune.sparsity {prune.sparsity} leaves no weight in {empty}; with sparsity_scope lamp each keeps some")
     save_model(pruned, compressed_path("unstructured"))
     widths = base.architecture.widths
     zeros = {"start": start, "end": prune.sparsity, "scope": prune.sparsity_scope}

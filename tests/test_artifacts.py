@@ -45,7 +45,7 @@ def test_json_comes_back_and_the_same_values_give_the_same_bytes(tmp_path: Path)
 def test_a_file_that_holds_something_else_is_named_with_its_remedy(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"^.*file\.json must hold .*; run dvc repro to write it anew$"):
+    with pytest.raises(ValueError, match=r"^.*file\.json must hold .*; run dvc repro to write it again$"):
         read_json(path)
 
 

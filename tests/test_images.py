@@ -49,11 +49,11 @@ def test_validation_holds_out_the_same_images_of_each_class_for_a_seed(images: I
     train, val = split_validation(images, per_class=4, seed=1)
     assert np.bincount(val.labels).tolist() == [4, 4, 4]
     assert len(train) + len(val) == len(images)
-    together = {image.tobytes() for image in np.concatenate([train.pixels, val.pixels])}
+    together = {image.tobytes() for image in np.concatenate([train.pixels[:], val.pixels[:]])}
     assert together == {image.tobytes() for image in images.pixels}
     again, other = (split_validation(images, per_class=4, seed=seed)[1] for seed in (1, 2))
-    assert np.array_equal(val.pixels, again.pixels)
-    assert not np.array_equal(val.pixels, other.pixels)
+    assert np.array_equal(val.pixels[:], again.pixels[:])
+    assert not np.array_equal(val.pixels[:], other.pixels[:])
 
 
 def test_validation_that_leaves_nothing_to_train_on_is_an_error(images: Images) -> None:

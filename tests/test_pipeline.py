@@ -3,8 +3,6 @@
 import json
 import shutil
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,18 +14,15 @@ from stages.lib.models import MODELS, PRECISIONS, variant_name
 from stages.lib.network.checkpoint import load_model
 from stages.lib.pruning.batch_norm import reestimate_batch_norm
 from stages.lib.runtime.session import classify, error_pct, open_session
-from tests.repository import TINY, Repository
+from tests.repository import Repository, wait_until
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+def repository(finished: Repository, tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """A repository in which everything has run once."""
-    repository = Repository.copy(tmp_path_factory.mktemp("repository"), preset="demo", **TINY)
-    assert {"download", "train", "prune", "finetune@unstructured", "profile", "report"} < repository.repro()
-    repository.commit("first run")
-    return repository
+    return finished.duplicate(tmp_path_factory.mktemp("pipeline"))
 
 
 def test_metrics_have_the_promised_keys_for_every_variant(repository: Repository) -> None:
@@ -73,7 +68,7 @@ def test_statistics_of_batch_normalization_are_those_of_the_compressed_model(
     measured = reestimate_batch_norm(compressed, random_batch(train, 16, seed=0)[0]).state_dict()
     for name, tensor in compressed.state_dict().items():
         if "running" in name:
-            assert torch.allclose(tensor, measured[name], rtol=1e-3, atol=1e-5), name
+            assert torch.allclose(tensor, measured[name], rtol=1e-2, atol=1e-3), name
 
 
 def test_the_profile_has_a_median_of_each_round_between_the_extremes(repository: Repository) -> None:
@@ -108,22 +103,13 @@ def test_pruning_less_leaves_training_alone_and_going_back_restores_from_the_cac
     assert (repository.path / "metrics.json").read_bytes() == before
 
 
-def test_an_experiment_compares_with_what_is_committed(repository: Repository) -> None:
-    output = repository.run("dvc", "exp", "run", "--name", "more", "--set-param", "prune.ratio=0.3")
-    assert "Running stage 'train'" not in output
-    assert "Running stage 'finetune@structured'" in output
-    assert "num_parameters" in repository.run("dvc", "metrics", "diff")
-    assert "more" in repository.run("dvc", "exp", "show", "--csv")
-    repository.go_back()
-
-
 def test_plots_show_the_curves(repository: Repository) -> None:
     repository.run("dvc", "plots", "show", "--out", "plots")
     assert "val_error_pct" in (repository.path / "plots" / "index.html").read_text()
     shutil.rmtree(repository.path / "plots")
 
 
-def test_a_clone_with_the_pushed_models_has_nothing_to_do(repository: Repository, tmp_path: Path) -> None:
+def test_a_clone_with_the_pushed_models_trains_nothing(repository: Repository, tmp_path: Path) -> None:
     repository.run("dvc", "push")
     clone = Repository(tmp_path / "clone")
     repository.run("git", "clone", "--quiet", str(repository.path), str(clone.path))
@@ -132,9 +118,11 @@ def test_a_clone_with_the_pushed_models_has_nothing_to_do(repository: Repository
     assert (clone.path / "artifacts" / "models" / "base.safetensors").exists()
     assert not (clone.path / "data" / "train.npz").exists()
     assert "Running stage" not in clone.run("dvc", "repro", "--allow-missing")
-    output = clone.run("dvc", "exp", "run", "--set-param", "prune.ratio=0.3")
-    assert "Running stage 'download'" in output
+    output = clone.run("dvc", "exp", "run", "--name", "more", "--set-param", "prune.ratio=0.3")
+    assert "Running stage 'download'" in output and "Running stage 'finetune@structured'" in output
     assert "Running stage 'train'" not in output
+    assert "num_parameters" in clone.run("dvc", "metrics", "diff")
+    assert "more" in clone.run("dvc", "exp", "show", "--csv")
 
 
 @pytest.mark.parametrize("options", [(), ("--force",)])
@@ -172,12 +160,3 @@ def test_a_stage_ends_with_its_dvc_and_goes_on_when_called_again(
     assert "going on from step" in repository.run("dvc", "repro", "train")
     assert list(resume.glob("*.safetensors")) == []
     repository.go_back()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait at most two minutes."""
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise TimeoutError

@@ -29,7 +29,8 @@ def work(tmp_path: Path, tiny: GoogLeNet, monkeypatch: pytest.MonkeyPatch) -> Pa
     Path("photos/more").mkdir(parents=True)
     for name in ("photos/a.png", "photos/more/b.jpg"):
         Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(name)
-    Path("photos/.hidden").touch()
+    Path("photos/.hidden").mkdir()
+    Path("photos/.hidden/thumbnail.png").touch()
     return tmp_path
 
 
@@ -42,9 +43,10 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_probabilities_are_those_of_the_network(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: GoogLeNet, model: str
 ) -> None:
-    run(monkeypatch, "photos", "--model", model, "--format", "json")
+    run(monkeypatch, "photos", "photos/a.png", "--model", model, "--format", "json")
     found = json.loads(capsys.readouterr().out)
     assert list(found) == ["photos/a.png", "photos/more/b.jpg"]
+    assert len(found["photos/a.png"]) == len(CLASSES)
     pixels = torch.from_numpy(np.array(Image.open("photos/a.png"))).permute(2, 0, 1)[None] / 255
     expected = tiny(pixels).softmax(1)[0].tolist()
     assert {row["class"]: row["percent"] for row in found["photos/a.png"]} == pytest.approx(
@@ -68,7 +70,7 @@ def test_what_cannot_be_read_is_named_after_the_others_were_classified(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("photos/bad.png").touch()
-    with pytest.raises(SystemExit, match=r"^photos/bad\.png is no image that Pillow reads; remove it$"):
+    with pytest.raises(SystemExit, match=r"^photos/bad\.png is not an image Pillow can read; remove it$"):
         run(monkeypatch, "photos", "--model", "model.onnx", "--format", "csv")
     assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * 3
 

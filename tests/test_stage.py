@@ -38,14 +38,21 @@ def test_a_library_s_message_becomes_one_line() -> None:
 def test_a_full_gpu_is_one_line_with_the_remedy() -> None:
     with pytest.raises(SystemExit) as ended, one_line_errors("train"):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
-    assert str(ended.value).startswith("train: batch_size must fit the memory of the GPU")
+    assert str(ended.value).startswith("train: the GPU is out of memory")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_full_memory_is_one_line_with_the_remedy(error: Exception) -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors("download"):
+        raise error
+    assert str(ended.value).startswith("download: out of memory; lower batch_size")
 
 
 def test_an_interrupt_is_one_line_and_no_success(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended, one_line_errors("quantize"):
         raise KeyboardInterrupt
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "quantize: interrupted; the same command starts it anew\n"
+    assert capsys.readouterr().err == "quantize: interrupted; the same command starts it again\n"
 
 
 def test_a_bug_keeps_its_traceback() -> None:

@@ -1,6 +1,7 @@
 """What the stages that train hand to the training loop."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,15 +69,33 @@ def bias(model: GoogLeNet) -> float:
 
 def test_training_may_begin_with_an_earlier_model(fitted: list[dict[str, Any]], tiny: GoogLeNet) -> None:
     set_params(data={"val_per_class": 3}, train={"seed": 5, "start": "earlier.safetensors"})
-    save_model(tiny, Path("external/earlier.safetensors"))
+    save_model(tiny, Path("external/checkpoints/earlier.safetensors"))
     train.main()
-    assert torch.equal(fitted[0]["model"].stem[0][0].weight, tiny.stem[0][0].weight)
+    assert torch.equal(fitted[0]["model"].stem[0][0].weight, tiny.stem[0][0].weight.half().float())
     assert not torch.equal(fitted[0]["model"].linear.weight, tiny.linear.weight)
 
 
-def test_a_missing_start_is_one_line_that_says_where_it_belongs() -> None:
-    set_params(data={"val_per_class": 3}, train={"start": "earlier.safetensors"})
-    with pytest.raises(ValueError, match=r"train\.start must name a file in external/, found no .*; copy it there"):
+def test_training_may_begin_with_a_model_that_only_git_has(fitted: list[dict[str, Any]], tiny: GoogLeNet) -> None:
+    save_model(tiny, Path("old/model"))
+    for command in ("init", "add old", "-c user.name=a -c user.email=a@b commit -m old", "rm old/model"):
+        subprocess.run(["git", *command.split()], check=True, capture_output=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout[:10]
+    set_params(data={"val_per_class": 3}, train={"start": f"{commit}:old/model"})
+    train.main()
+    stored = tiny.stem[0][0].weight.half().float()
+    assert torch.equal(fitted[0]["model"].stem[0][0].weight, stored)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("earlier.safetensors", "a file in external/checkpoints/, found no .*; copy it there"),
+        ("0123456:old/model", "a file in this repository's history, found no 0123456:old/model .*; in a shallow clone"),
+    ],
+)
+def test_a_missing_start_is_one_line_that_says_where_it_belongs(start: str, message: str) -> None:
+    set_params(data={"val_per_class": 3}, train={"start": start})
+    with pytest.raises(ValueError, match=rf"train\.start must name {message}"):
         train.main()
 
 
@@ -88,7 +107,7 @@ def test_pruning_tells_of_layers_that_zeros_leave_empty(capsys: pytest.CaptureFi
     base.linear.weight.data *= 1e-6
     save_model(base, Path("artifacts/models/base.safetensors"))
     sparsify.main()
-    warning = "prune.sparsity 0.3 leaves no weight in linear; prune.sparsity_scope lamp would\n"
+    warning = "prune.sparsity 0.3 leaves no weight in linear; with sparsity_scope lamp each keeps some\n"
     assert (warning in capsys.readouterr().out) == (scope == "global")
 
 

@@ -14,7 +14,8 @@ import psutil
 
 TRAIN_IMAGES = Path("data/train.npz")
 TEST_IMAGES = Path("data/test.npz")
-EXTERNAL = Path("external")
+CHECKPOINTS = Path("external/checkpoints")  # that training may begin with
+CLASSIFIERS = Path("external/onnx")  # from elsewhere
 REPORTS = Path("reports")
 METRICS = Path("metrics.json")
 LATENCIES = REPORTS / "latency.json"
@@ -153,14 +154,14 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must hold JSON ({error}); run dvc repro to write it anew") from None
+        raise ValueError(f"{path} must hold JSON ({error}); run dvc repro to write it again") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold an object, got {type(values).__name__}; run dvc repro to write it anew")
+        raise ValueError(f"{path} must hold an object, got {type(values).__name__}; run dvc repro to write it again")
     return values
 
 
 def user_path(path: str | Path) -> Path:
-    """A path that the user gave, relative to his repository: DVC may run an experiment in a folder deep inside it."""
+    """A path that the user gave, relative to their repository: DVC may run an experiment in a folder deep inside it."""
     parts = Path.cwd().parts
     inside = [i for i in range(len(parts)) if parts[i : i + 3] == (".dvc", "tmp", "exps")]
     return Path(*parts[: inside[0]] if inside else parts, Path(path).expanduser())

@@ -80,9 +80,6 @@ class Rows:
         rows: np.ndarray = self.array[self.indices[chosen]]
         return rows
 
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
-        return self[:]
-
 
 def read_images(path: Path) -> Images:
     """Read what `stages.download` wrote.

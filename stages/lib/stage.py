@@ -60,7 +60,7 @@ ANCESTORS = Ancestors()  # before torch is imported, which takes seconds
 def one_line_errors(stage: str) -> Iterator[None]:
     """End the process with one line and exit code 1 on a ValueError or OSError, which the library words for users.
 
-    A group of them ends it with a line for each. A GPU whose memory is full ends it likewise, in words of ours.
+    A group of them ends it with a line for each. Full memory, of a GPU too, ends it likewise, in words of ours.
     Ctrl-C ends it with one line, too, and 130; training, which saves its state first, has a line of its own. SIGTERM
     ends it with 143, after temporary files are deleted.
     """
@@ -73,12 +73,14 @@ def one_line_errors(stage: str) -> Iterator[None]:
         sys.exit(f"{stage}: {_one_line(error)}")
     except ExceptionGroup as group:
         sys.exit("\n".join(f"{stage}: {_one_line(error)}" for error in group.exceptions))
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which not every stage imports
+    except (MemoryError, RuntimeError) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which not every stage imports
+            sys.exit(f"{stage}: the GPU is out of memory; lower batch_size in params.yaml")
+        if not isinstance(error, MemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
-        sys.exit(f"{stage}: batch_size must fit the memory of the GPU, where no more is free; lower it in params.yaml")
+        sys.exit(f"{stage}: out of memory; lower batch_size or data.image_size in params.yaml, or use fewer images")
     except KeyboardInterrupt:
-        print(f"{stage}: interrupted; the same command starts it anew", file=sys.stderr)
+        print(f"{stage}: interrupted; the same command starts it again", file=sys.stderr)
         sys.exit(130)
 
 
@@ -140,7 +142,7 @@ def track(items: Sequence[Item], *, unit: str) -> Iterator[Item]:
 
 
 def relaunch(module: str) -> None:
-    """Start `python -m module` anew under the command in the environment variable TRAIN_LAUNCHER, if there is one.
+    """Start `python -m module` again under the command in the environment variable TRAIN_LAUNCHER, if there is one.
 
     Raises:
         ValueError: If the command can't be started.
@@ -154,5 +156,5 @@ def relaunch(module: str) -> None:
     except OSError as error:
         raise ValueError(
             f"{LAUNCHER} must be a command such as 'torchrun --nproc-per-node 2', got {shlex.join(launcher)!r} "
-            f"({error.strerror}); mend or unset it"
+            f"({error.strerror}); fix or unset it"
         ) from None

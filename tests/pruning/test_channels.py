@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
-from stages.lib.pruning import channels as pruning
+from stages.lib.pruning import batch_norm
 from stages.lib.pruning.batch_norm import reestimate_batch_norm
 from stages.lib.pruning.channels import prune_channels
 from stages.lib.pruning.weights import prune_weights
@@ -145,7 +145,7 @@ def test_a_fitted_network_is_of_the_same_widths_and_nearer_to_the_original(tiny:
 
 
 def test_batch_normalization_is_measured_anew_in_a_copy(tiny: GoogLeNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning, "BATCH_SIZE", 16)  # 20 images are two even batches, not one of 16 and one of 4
+    monkeypatch.setattr(batch_norm, "BATCH_SIZE", 16)  # 20 images are two even batches, not one of 16 and one of 4
     images = torch.rand(20, 3, 32, 32)
     measured = reestimate_batch_norm(tiny, images)
     first, norm = measured.stem[0][0], measured.stem[0][1]

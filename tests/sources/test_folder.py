@@ -142,9 +142,9 @@ def grow(path: Path) -> None:
 
 UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut.png": (cut, "is no readable image .*; repair or remove it"),
-    "empty.jpg": (lambda path: path.write_bytes(b""), "is no image that Pillow reads; remove it"),
-    "phone.HEIC": (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic"), "reads; convert it to JPEG or PNG"),
-    "logo.svg": (lambda path: path.write_text("<svg/>"), "reads; convert it to JPEG or PNG"),
+    "empty.jpg": (lambda path: path.write_bytes(b""), "is not an image Pillow can read; remove it"),
+    "phone.HEIC": (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic"), "can read; convert it to JPEG or PNG"),
+    "logo.svg": (lambda path: path.write_text("<svg/>"), "can read; convert it to JPEG or PNG"),
     "more": (lambda path: (path.unlink(), path.mkdir()), "must be an image, got a folder; move its images up"),
     "bomb.png": (grow, "has too many pixels .*; shrink it"),
     "deep.png": (
@@ -193,7 +193,7 @@ def test_download_tells_of_test_images_that_are_trained_on(
     params["data"].update(name="folder", folder=str(photos))
     Path("params.yaml").write_text(yaml.safe_dump(params))
     download.main()
-    assert "are among the training images" not in capsys.readouterr().out
+    assert "are also training images" not in capsys.readouterr().out
     shutil.copy(photos / "test" / "cat" / "a.png", photos / "train" / "cat" / "again.png")
     download.main()
-    assert "of the test images, 1 are among the training images, too" in capsys.readouterr().out
+    assert "1 test images are also training images" in capsys.readouterr().out

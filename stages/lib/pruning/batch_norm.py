@@ -13,7 +13,7 @@ BATCH_SIZE = 250
 
 @torch.no_grad()
 def reestimate_batch_norm(model: GoogLeNet, images: Tensor) -> GoogLeNet:
-    """Measure the statistics of batch normalization anew, which are stale once layers before it have changed.
+    """Measure the statistics of batch normalization again, which are stale once layers before it have changed.
 
     Args:
         images: Float (N, 3, H, W) in [0, 1]; none leave the statistics as they are.

@@ -28,7 +28,7 @@ def prune_weights(model: GoogLeNet, *, sparsity: float, scope: Scope = "global")
 
 
 def sparsify(base: GoogLeNet, *, sparsity: float, scope: Scope, refit_on: Tensor, statistics_on: Tensor) -> GoogLeNet:
-    """Set weights to zero, refit the others, and measure the statistics of batch normalization anew.
+    """Set weights to zero, refit the others, and measure the statistics of batch normalization again.
 
     Args:
         sparsity, scope: As in `prune_weights`.

@@ -64,15 +64,17 @@ def unpack(packed: bytes) -> bytes:
         ValueError: If `packed` is no packed file, or damaged.
     """
     if len(packed) < HEADER.size or not packed.startswith(MAGIC):
-        raise ValueError(f"a packed model must begin with {MAGIC!r}, got {packed[: len(MAGIC)]!r}; pack it anew")
+        raise ValueError(f"a packed model must begin with {MAGIC!r}, got {packed[: len(MAGIC)]!r}; pack it again")
     _, digest, size, num_blocks, body_size = HEADER.unpack_from(packed)
     try:
         body = _decompress(packed[HEADER.size :], size=size, num_blocks=num_blocks, body_size=body_size)
         restored = _restore(body, size=size, num_blocks=num_blocks)
     except (lzma.LZMAError, ValueError) as error:
-        raise ValueError(f"a packed model must be whole, got a damaged one ({error}); copy or pack it anew") from None
+        raise ValueError(f"a packed model must be whole, got a damaged one ({error}); copy or pack it again") from None
     if hashlib.sha256(restored).digest() != digest:
-        raise ValueError("a packed model must restore the file it was made from, got other bytes; copy or pack it anew")
+        raise ValueError(
+            "a packed model must restore the file it was made from, got other bytes; copy or pack it again"
+        )
     return restored
 
 

@@ -34,7 +34,7 @@ def prepare(path: Path, size: int) -> NDArray[np.uint8]:
         raise ValueError(f"{path} has too many pixels ({error}); shrink it") from None
     except UnidentifiedImageError:
         remedy = "convert it to JPEG or PNG" if path.suffix.lower() in FOREIGN else "remove it"
-        raise ValueError(f"{path} is no image that Pillow reads; {remedy}") from None
+        raise ValueError(f"{path} is not an image Pillow can read; {remedy}") from None
     except Exception as error:  # decoders raise whatever they stumble over
         raise ValueError(f"{path} is no readable image ({error}); repair or remove it") from error
     if mode.startswith(("I", "F")):  # would be cut off at 255

@@ -1,6 +1,7 @@
 """ONNX models run by ONNX Runtime on the CPU. Nothing here imports torch."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +15,29 @@ CALIBRATION_BINS = 15
 PACKED = ".packed"  # the suffix of the files of `stages.pack`
 
 
-def open_session(path: Path, *, threads: int) -> onnxruntime.InferenceSession:
+def open_session(path: Path, *, threads: int, profile: Path | None = None) -> onnxruntime.InferenceSession:
     """Load a model of `stages.quantize`, or of `stages.pack`, which is restored in memory.
 
     Args:
-        threads: Of one operator; 0 for a thread on each core.
+        threads: Of one operator; 0 for OMP_NUM_THREADS or, without it, for a thread on each core.
+        profile: How the file begins that `end_profiling` writes; None for no profiling.
 
     Raises:
         ValueError: If the file is missing, no ONNX model, or a damaged packed one.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
     options.log_severity_level = 3  # errors only
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
-        model = read_model(path) if path.suffix == PACKED else path
+        model = unpack(path.read_bytes()) if path.suffix == PACKED else path
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class of their own
-        raise ValueError(f"{path} must be an ONNX model written by this pipeline ({error}); run dvc repro") from None
+        raise ValueError(
+            f"{path} must be an ONNX model written by this pipeline ({error}); "
+            "check the path, or run dvc pull --allow-missing"
+        ) from None
 
 
 def read_model(path: Path) -> bytes:
@@ -39,7 +46,13 @@ def read_model(path: Path) -> bytes:
     Raises:
         ValueError: If a packed file is damaged.
     """
-    return unpack(path.read_bytes()) if path.suffix == PACKED else path.read_bytes()
+    content = path.read_bytes()
+    if path.suffix != PACKED:
+        return content
+    try:
+        return unpack(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def read_evaluated(path: Path, evaluation: Path) -> bytes:

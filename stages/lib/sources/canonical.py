@@ -35,7 +35,9 @@ def canonical(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Split:
 
 def digest(split: Split) -> str:
     """SHA-256 of all pixels, then all labels as one byte each."""
-    return hashlib.sha256(split.images.tobytes() + split.labels.astype(np.uint8).tobytes()).hexdigest()
+    hashed = hashlib.sha256(np.ascontiguousarray(split.images).data)
+    hashed.update(split.labels.astype(np.uint8).data)
+    return hashed.hexdigest()
 
 
 def divide(whole: Split, *, test_share: float, classes: Sequence[str]) -> tuple[Split, Split]:
