@@ -206,7 +206,7 @@ class Student(StudentRecipe):
     )
 
 
-class Squeeze(StudentRecipe):
+class Squeeze(Finetune):
     """A sparse network of coarse weights that starts from the base, and how it is trained."""
 
     sparsity: Fraction = Field(0.87, description="share of the weights that are zero at the end")
@@ -215,13 +215,6 @@ class Squeeze(StudentRecipe):
     reconstruction_images: NonNegativeInt = Field(512, description="as prune.reconstruction_images")
     seed: Seed = 3
     epochs: PositiveFloat = Field(15.0, description="0.4 is 40 % of an epoch's batches")
-    lr: PositiveFloat = Field(0.03, description="peak, of SGD")
-    muon_lr: PositiveFloat | None = Field(0.008, description="as in train")
-    warmup_epochs: NonNegativeFloat = 0.1
-    ema_decay: Fraction = Field(0.98, description="as in train")
-    image_sizes: dict[Annotated[int, Field(ge=8, le=32)], PositiveFloat] = Field(
-        {32: 1.0}, min_length=1, description="as in train"
-    )
 
     @model_validator(mode="after")
     def _sparsity_rises(self) -> Self:
