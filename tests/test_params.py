@@ -35,6 +35,13 @@ def test_a_preset_is_written_out_complete_and_reads_the_same(preset: Path) -> No
     assert all(len(line) <= 120 for line in text.splitlines())
 
 
+def test_a_preset_needs_no_comment_in_its_first_line(tmp_path: Path) -> None:
+    (preset := tmp_path / "mine.yaml").write_text("data:\n  name: digits\n")
+    command = [sys.executable, "-m", "stages.lib.params", preset]
+    written = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert parse_params(written.stdout).data.name == "digits"
+
+
 def test_committed_params_are_those_of_a_preset() -> None:
     assert load_params(ROOT / "params.yaml") in [load_params(preset, complete=False) for preset in PRESETS]
 

@@ -141,6 +141,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Print the complete parameter file of a preset.")
     parser.add_argument("preset", type=Path, help="such as presets/cpu.yaml")
     preset = parser.parse_args().preset
-    about = next(iter(preset.read_text(encoding="utf-8").splitlines() or [""]), "") if preset.exists() else ""
-    print(about, f"# `make params PRESET={preset.stem}` wrote this file.", sep="\n")
+    about = preset.read_text(encoding="utf-8").partition("\n")[0] if preset.exists() else ""
+    if about.startswith("#"):
+        print(about)
+    print(f"# `make params PRESET={preset.stem}` wrote this file.")
     print(render_params(load_params(preset, complete=False)))
