@@ -1,10 +1,12 @@
 """The part of a sweep that runs once: the shared prefix, the queue of trials, and the measurements at the end."""
 
 import logging
+import math
 import os
 import subprocess
 import sys
 import time
+from collections import Counter, deque
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import joblib
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
 from stages.lib.params import PARAMS_FILE, load_params
@@ -21,6 +24,7 @@ from sweep.trial import REMOTE, Storage, is_done, run, run_trial
 
 CHANGES = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!reports/sweep.*"]
 RETRIES = 5  # of a trial whose node or process was lost
+POLL = 5  # seconds after which nodes are looked at again
 SUBREAPER = "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper"  # else only direct children end
 
 
@@ -83,7 +87,14 @@ def _prepare(git: str | None, storage: str | None, resume: str | None) -> Storag
 def _run_all(
     trials: Sequence[Trial], storage: Storage, *, address: str | None, cpus: int, gpus: float
 ) -> dict[str, str]:
-    """Run trials as Ray tasks; returns why those that failed did, by name."""
+    """Run trials as Ray tasks; returns why those that failed did, by name.
+
+    Each trial is sent to a node that has room. Left to Ray, one on its way to a node that dies can wait forever
+    (https://github.com/ray-project/ray/issues/63405).
+
+    Raises:
+        ValueError: If no node has room for a trial.
+    """
     os.environ[SUBREAPER] = "1"  # for the node that ray.init may start
     packages = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "stages")]
     ray.init(
@@ -94,29 +105,50 @@ def _run_all(
         logging_level=logging.ERROR,
         runtime_env={"py_modules": packages} if address else None,
     )
+    task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(run_trial)  # type: ignore[arg-type]
+    waiting, running, lost = deque(trials), dict[Any, tuple[Trial, str]](), Counter[str]()
     failed: dict[str, str] = {}
     started = time.monotonic()
     try:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-            raise ValueError(f"a trial needs {cpus} CPUs and {gpus:g} GPUs, which no node has; ask for fewer")
-        task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(run_trial)  # type: ignore[arg-type]
-        tasks = {task.remote(trial, storage, threads=cpus): trial for trial in trials}
         with tqdm(total=len(trials), disable=None, leave=False, unit="trial") as bar:
-            while tasks:
-                (ready,), _ = ray.wait(list(tasks), num_returns=1)
-                trial = tasks.pop(ready)
-                try:
-                    outcome = f"done on {ray.get(ready)}"
-                except ray.exceptions.RayTaskError as error:
-                    outcome = failed[trial.name] = " ".join(str(error.cause).split())
-                except ray.exceptions.RayError as error:
-                    outcome = failed[trial.name] = type(error).__name__
-                bar.update()
-                done = len(trials) - len(tasks)
-                left = timedelta(seconds=round((time.monotonic() - started) / done * len(tasks)))
-                tqdm.write(f"{trial.name}  {trial.model}  {trial.change or 'base'}  {outcome}  left {left}")
-                sys.stdout.flush()
+            while waiting or running:
+                room = _room(cpus, gpus)
+                for node, places in room.items():
+                    there = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+                    free = places - sum(where == node for _, where in running.values())
+                    for _ in range(min(free, len(waiting))):
+                        trial = waiting.popleft()
+                        running[there.remote(trial, storage, threads=cpus)] = trial, node
+                if not running:
+                    raise ValueError(f"a trial needs {cpus} CPUs and {gpus:g} GPUs, which no node has; ask for fewer")
+                ready, _ = ray.wait(list(running), timeout=POLL)
+                for ref in [ref for ref, (_, node) in running.items() if ref in ready or node not in room]:
+                    trial, _ = running.pop(ref)
+                    try:
+                        outcome = f"done on {ray.get(ref, timeout=0)}"
+                    except ray.exceptions.RayTaskError as error:
+                        outcome = failed[trial.name] = " ".join(str(error.cause).split())
+                    except ray.exceptions.RayError as error:
+                        outcome = f"lost ({type(error).__name__})"
+                        lost[trial.name] += 1
+                        if lost[trial.name] <= RETRIES:
+                            waiting.append(trial)
+                        else:
+                            failed[trial.name] = outcome
+                    bar.n = done = len(trials) - len(waiting) - len(running)
+                    bar.refresh()
+                    left = timedelta(seconds=round((time.monotonic() - started) / max(done, 1) * (len(trials) - done)))
+                    tqdm.write(f"{trial.name}  {trial.model}  {trial.change or 'base'}  {outcome}  left {left}")
+                    sys.stdout.flush()
     finally:
         ray.shutdown()
     return failed
+
+
+def _room(cpus: int, gpus: float) -> dict[str, int]:
+    """How many trials fit on each living node, by its ID."""
+    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    return {
+        node: int(min(has.get("CPU", 0) // cpus, has.get("GPU", 0) // gpus if gpus else math.inf))
+        for node, has in nodes.items()
+    }

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,14 +61,15 @@ def test_all_trials_arrive_though_a_node_is_lost_and_are_those_done_by_hand(repo
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         command = ["python", "-m", "sweep", "--address", cluster.address, "--cpus-per-trial", "1"]
-        with subprocess.Popen(
+        driver = subprocess.Popen(
             command, cwd=repository.path, env=repository.environment, stdout=subprocess.PIPE, text=True
-        ) as driver:
-            while len(experiments(repository)) < 1:
-                assert driver.poll() is None
-                time.sleep(0.5)
+        )
+        try:
+            wait_until(lambda: experiments(repository) or driver.poll() is not None, seconds=600)
             cluster.remove_node(nodes[0], allow_graceful=False)  # in the middle of a trial
-            output, _ = driver.communicate(timeout=1200)
+            output, _ = driver.communicate(timeout=600)
+        finally:
+            driver.kill()
         assert driver.returncode == 0, output
     finally:
         cluster.shutdown()
