@@ -30,7 +30,7 @@ demo: install ## run the pipeline on digits under demo/, then measure the shippe
 	cd demo/shipped && ../../$(VENV)/bin/dvc pull --quiet --allow-missing 2> /dev/null
 	@$(VENV)/bin/python -m benchmarks.demo demo
 	@echo && echo "CIFAR-100, the shipped models on this machine:"
-	@cd demo/shipped && ../../$(VENV)/bin/python -m benchmarks.here
+	@cd demo/shipped && ../../$(VENV)/bin/python -m benchmarks.here --rounds 8
 	@echo && echo "Next: open demo/reports/report.html for the digits, reports/report.md for CIFAR-100."
 
 PRESET ?= reference

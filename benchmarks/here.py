@@ -54,9 +54,10 @@ HEADERS = (
 )
 
 
-def main(save: str | None = None) -> None:
+def main(save: str | None = None, rounds: int | None = None) -> None:
     """Read the models and what was recorded of them, print a table and maybe save latencies for the report."""
     params = load_params()
+    rounds = rounds or params.profile.rounds
     threads = count_threads(params.profile.threads)
     metrics, costs = read_json(METRICS), read_json(profile_path())["variants"]
     recorded = {name: metrics[name] | costs[name] for name in metrics.keys() & costs}  # the latter rounded less
@@ -69,10 +70,10 @@ def main(save: str | None = None) -> None:
         engines: dict[str, Callable[[], OnnxEngine]] = {
             name: partial(OnnxEngine, path, threads) for name, path in paths.items()
         }
-        measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
-    print(f"\none image at a time, {params.profile.rounds} rounds of {params.profile.calls_per_round} calls in turns;")
+        measured = measure(engines, rounds=rounds, calls_per_round=params.profile.calls_per_round)
+    print(f"\none image at a time, {rounds} rounds of {params.profile.calls_per_round} calls in turns;")
     print(f"{setting(threads)}\n")
-    rows = table_rows(measured, recorded, rounds=params.profile.rounds)
+    rows = table_rows(measured, recorded, rounds=rounds)
     print(tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True))
     if save:
         variants = {
@@ -189,6 +190,9 @@ if __name__ == "__main__":
     parser.add_argument(
         "--save", type=file_name, metavar="NAME", help="keep the latencies in reports/machines/NAME.json"
     )
+    parser.add_argument(
+        "--rounds", type=int, choices=range(1, 101), metavar="N", help="fewer are quicker (default: profile.rounds)"
+    )
     arguments = parser.parse_args()
     with one_line_errors("bench-here"):
-        main(arguments.save)
+        main(arguments.save, arguments.rounds)
