@@ -47,7 +47,7 @@ bench-train: install ## compare the speed of our training loop with the customar
 bench-here: install ## measure the shipped models on this machine; SAVE=NAME keeps the latencies for the report
 	$(VENV)/bin/python -m benchmarks.here $(if $(SAVE),--save $(SAVE))
 
-bench-compress: $(BENCH_VENV)/.installed ## compare our int8 base with what ONNX Runtime and NNCF make of it
+bench-compress: $(BENCH_VENV)/.installed ## compare our int8 base with those of ONNX Runtime, NNCF and OpenVINO
 	$(BENCH_VENV)/bin/python -m benchmarks.compress
 
 bench-eager: install ## try PyTorch's own static quantization on the base, as the original did
@@ -87,12 +87,12 @@ check: install ## lint and type-check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-lock: install ## write requirements.lock anew
+lock: install ## regenerate requirements.lock
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" requirements-dev.txt --output-file requirements.lock
 
-audit: install ## look for known vulnerabilities of the packages, which needs the network
-	$(VENV)/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip || echo "see above: a vulnerability, or no way to ask for them"
+audit: install ## check the packages for known vulnerabilities (needs the network)
+	$(VENV)/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip || echo "see above: a vulnerability, or no network"
 
-clean: ## delete the demo and caches of tools, never data or models
+clean: ## delete the demo and tool caches, never data or models
 	rm -rf demo .mypy_cache .pytest_cache .ruff_cache

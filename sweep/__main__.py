@@ -6,24 +6,24 @@ from pathlib import Path
 
 from stages.lib.stage import one_line_errors
 
-EPILOG = "Trials that are done are not done again; stop it at any time, and the same command goes on."
+EPILOG = "Finished trials are not repeated; stop at any time, and the same command continues."
 
 
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m sweep", description=__doc__, epilog=EPILOG)
-    parser.add_argument("--plan", type=Path, default=Path("sweep.yaml"), help="which values (default: sweep.yaml)")
-    parser.add_argument("--address", help="of a Ray cluster; none: this machine")
+    parser.add_argument("--plan", type=Path, default=Path("sweep.yaml"), help="values to try (default: sweep.yaml)")
+    parser.add_argument("--address", help="of a Ray cluster (default: this machine)")
     parser.add_argument("--cpus-per-trial", type=int, default=2, metavar="N")
     parser.add_argument("--gpus-per-trial", type=float, default=0, metavar="N")
     parser.add_argument("--git", help="repository that all nodes reach (default: this folder)")
     parser.add_argument("--storage", help="DVC remote that all nodes reach (default: a folder in .dvc/tmp)")
-    parser.add_argument("--resume-dir", help="folder that all nodes reach, for unfinished trainings")
+    parser.add_argument("--resume-dir", help="folder that all nodes reach, for unfinished training runs")
     commands = parser.add_subparsers(dest="command")
     choose = commands.add_parser("choose", help="name the model that fits a budget")
     choose.add_argument("--max-loss", type=float, metavar="POINTS", help="added top-1 error against base in fp32")
     choose.add_argument("--max-latency-ms", type=float, metavar="MS", help="of one image, on the machine of the sweep")
-    choose.add_argument("--max-mb", type=float, metavar="MB", help="file, in units of 10^6 bytes")
+    choose.add_argument("--max-mb", type=float, metavar="MB", help="file size, in 10^6 bytes")
     args = parser.parse_args()
     with one_line_errors("sweep"):
         if args.command == "choose":

@@ -55,7 +55,7 @@ def sweep(
         raise ExceptionGroup(str(plan), [ValueError(f"{plan}: {line}") for line in str(error).splitlines()]) from None
     place = _prepare(git, storage, resume)
     waiting = [trial for trial in trials if not is_done(place, trial.name)]
-    print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done before", flush=True)
+    print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them already done", flush=True)
     failed = _run_all(waiting, place, address=address, cpus=cpus, gpus=gpus) if waiting else {}
     measured = [trial for trial in trials if trial.name not in failed]
     if trials[0].name not in failed:

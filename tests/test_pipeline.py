@@ -157,6 +157,6 @@ def test_a_stage_ends_with_its_dvc_and_goes_on_when_called_again(
     dvc.kill()
     dvc.wait()
     assert psutil.wait_procs(stages, timeout=30)[1] == []
-    assert "going on from step" in repository.run("dvc", "repro", "train")
+    assert "resuming at step" in repository.run("dvc", "repro", "train")
     assert list(resume.glob("*.safetensors")) == []
     repository.go_back()

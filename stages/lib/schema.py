@@ -1,4 +1,4 @@
-"""What may stand in `params.yaml`: every parameter with its type, range and default, those of the reference run.
+"""What `params.yaml` may hold: every parameter with its type, range and default.
 
 Values are tracked by DVC as parameters, so no stage depends on this file. Nothing here may import torch.
 """
@@ -55,9 +55,7 @@ class Compute(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto, fp32 or bf16; auto is bf16 where the device has it"
     )
-    deterministic: bool = Field(
-        False, description="on CUDA the same bits on every run, slower; a CPU gives them anyway"
-    )
+    deterministic: bool = Field(False, description="bit-identical runs on CUDA, slower; CPU runs always are")
     cuda_graph: bool = Field(True, description="launch a step's kernels together; only on CUDA")
 
 
@@ -65,7 +63,7 @@ class Architecture(Section):
     """The GoogLeNet that is trained."""
 
     width: Annotated[float, Field(gt=0, le=4)] = Field(1.0, description="multiplies every channel count")
-    stem_pool: bool = Field(True, description="pool once after the stem: a third of the MACs, somewhat less accurate")
+    stem_pool: bool = Field(True, description="pool once after the stem: cuts MACs to a third, slightly less accurate")
     stem_stride: Literal[1, 2, 4] | None = Field(
         None, description="stride of the stem: 1, 2 or 4; null: 1 up to 64 px, 2 up to 128"
     )
@@ -189,7 +187,7 @@ class Student(StudentRecipe):
 
     width: Annotated[float, Field(gt=0, le=1)] = Field(0.36, description="multiplies the channel counts of the base")
     round_to: Count | None = Field(16, description="channel counts become the nearest multiple of this")
-    stem_pool: bool = Field(True, description="false: more MACs, no more bytes")
+    stem_pool: bool = Field(True, description="false: more MACs, same bytes")
     start: Literal["scratch", "base"] = Field(
         "base", description="scratch (random weights) or base (its largest channels)"
     )
@@ -264,14 +262,14 @@ class Prune(Section):
 class LowRank(Section):
     """Which layers of the base are replaced by two thinner ones each, and how thin."""
 
-    macs_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="MACs of the network that are left")
+    macs_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="share of the network's MACs left")
     layers: list[str] = Field(
         ["stem.[12]", "blocks.*.branch2.1", "blocks.*.branch3.[12]"],
         min_length=1,
         max_length=100,
-        description="`make tune-lowrank` says which gain",
+        description="`make tune-lowrank` says which layers gain",
     )
-    round_to: Count = Field(8, description="ranks become a multiple of this where they can")
+    round_to: Count = Field(8, description="ranks become a multiple of this where possible")
     images: Count = Field(512, description="on which the error of a layer's output is minimized")
 
 

@@ -74,7 +74,7 @@ def test_a_sparse_model_takes_little_more_than_its_nonzero_weights(tmp_path: Pat
         metadata = file.metadata()
     name = next(name for name in tensors if name.endswith(".mask"))
     save_file(tensors | {name: tensors[name][:-1].clone()}, tmp_path / "unstructured", metadata=metadata)
-    with pytest.raises(ValueError, match="has a mask of another size"):
+    with pytest.raises(ValueError, match="has a mask of the wrong size"):
         load_model(tmp_path / "unstructured")
 
 

@@ -244,7 +244,7 @@ def test_cifar100_dir_may_hold_or_be_the_extracted_folder(tmp_path: Path, place:
 
 def test_broken_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "train-0.parquet").write_bytes(b"no parquet")
-    with pytest.raises(ValueError, match=r"train-0\.parquet is no CIFAR-100 parquet file"):
+    with pytest.raises(ValueError, match=r"train-0\.parquet is not a CIFAR-100 parquet file"):
         cifar100.read_parquet(tmp_path)
 
 
@@ -305,7 +305,7 @@ def test_images_of_another_size_from_the_mirror_are_not_decoded_but_deleted(
     rows = {"img": [{"bytes": bomb.getvalue(), "path": "x.png"}], "fine_label": [0], "coarse_label": [0]}
     pq.write_table(pa.table(rows), tmp_path / "test-00000-of-00001.parquet")
     serve(monkeypatch, {f"mirror/{path.name}": path for path in tmp_path.glob("*.parquet")})
-    with pytest.raises(ValueError, match=r"test-00000-of-00001\.parquet is no CIFAR-100 parquet file"):
+    with pytest.raises(ValueError, match=r"test-00000-of-00001\.parquet is not a CIFAR-100 parquet file"):
         cifar100.download_cifar100(tmp_path / "cache", mirror="mirror")
     assert not list((tmp_path / "cache").glob("*.parquet"))
 

@@ -141,7 +141,7 @@ def grow(path: Path) -> None:
 
 
 UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "cut.png": (cut, "is no readable image .*; repair or remove it"),
+    "cut.png": (cut, "is not a readable image .*; repair or remove it"),
     "empty.jpg": (lambda path: path.write_bytes(b""), "is not an image Pillow can read; remove it"),
     "phone.HEIC": (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic"), "can read; convert it to JPEG or PNG"),
     "logo.svg": (lambda path: path.write_text("<svg/>"), "can read; convert it to JPEG or PNG"),

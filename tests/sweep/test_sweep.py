@@ -82,7 +82,7 @@ def test_all_trials_arrive_though_a_node_is_lost_and_are_those_done_by_hand(repo
     assert "rebuild it: dvc exp apply sweep-" in repository.run("python", "-m", "sweep", "choose", "--max-mb", "10")
 
     again = repository.run("python", "-m", "sweep", "--cpus-per-trial", "1")
-    assert "4 trials, 4 of them done before" in again
+    assert "4 trials, 4 of them already done" in again
     assert experiments(repository) == found
 
     by_hand: list[Trial] = [trials[1], trials[2]]  # structured and unstructured
@@ -130,7 +130,7 @@ def test_a_trial_lost_while_it_trains_goes_on_from_its_state_on_shared_storage(
 
     monkeypatch.setattr(trials, "run", watched)
     run_trial(trial, storage, threads=1)
-    assert "going on from step" in "".join(said)
+    assert "resuming at step" in "".join(said)
     assert is_done(storage, trial.name)
 
 

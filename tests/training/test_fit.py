@@ -120,7 +120,7 @@ def test_stopped_training_goes_on_to_identical_weights(
             fit(tiny, images, images, recipe=recipe, evaluate_first=True)
     assert stopped.value.code == 128 + number
     resumed = fit(tiny, images, images, recipe=recipe, evaluate_first=True)
-    assert f"going on from step {step + 1} of 6" in capsys.readouterr().out
+    assert f"resuming at step {step + 1} of 6" in capsys.readouterr().out
     assert torch.equal(weights(resumed.model), weights(whole.model))
     for row, expected in zip(resumed.curve, whole.curve, strict=True):
         assert row | {"images_per_s": None} == expected | {"images_per_s": None}

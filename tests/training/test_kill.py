@@ -53,8 +53,8 @@ def test_of_two_processes_with_the_same_training_the_second_waits_and_takes_over
     second = start(work, "shared")
     (said, _), (waited, _) = first.communicate(), second.communicate()
     assert (first.returncode, second.returncode) == (0, 0)
-    assert "another process trains the same model; waiting" in waited
-    assert "going on from step 192 of 192" in waited and "epoch  12" in said
+    assert "another process is training the same model; waiting" in waited
+    assert "resuming at step 192 of 192" in waited and "epoch  12" in said
     assert list((work / "shared").iterdir()) == []
 
 
@@ -76,6 +76,6 @@ def test_killed_training_ends_with_bit_identical_weights(work: Path) -> None:
         process.communicate()
         assert not model.exists()
     output, _ = start(work, "killed").communicate()
-    assert "going on from step" in output
+    assert "resuming at step" in output
     assert model.read_bytes() == whole
     assert list((work / "killed").glob("*.safetensors")) == []

@@ -63,7 +63,7 @@ def load_model(path: Path) -> GoogLeNet:
         for name, empty in model.state_dict().items():
             if (bits := tensors.pop(f"{name}{MASK}", None)) is not None:
                 if bits.numel() != math.ceil(empty.numel() / 8):
-                    raise ValueError(f"{name} has a mask of another size")
+                    raise ValueError(f"{name} has a mask of the wrong size")
                 kept = torch.from_numpy(np.unpackbits(bits.numpy(), count=empty.numel()).astype(bool))
                 tensors[name] = torch.zeros(empty.shape)
                 tensors[name][kept.view(empty.shape)] = tensors.pop(f"{name}{NONZERO}").float()

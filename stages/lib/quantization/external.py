@@ -87,7 +87,7 @@ def _load(path: Path) -> onnx.ModelProto:
     refused = foreign + sorted({node.op_type for node in model.graph.node} & CONTROL_FLOW)
     if refused:
         raise ValueError(
-            f"{path} must have standard operators without branches, got {', '.join(refused)}; export it again"
+            f"{path} must have standard operators without control flow, got {', '.join(refused)}; export it again"
         )
     return model
 

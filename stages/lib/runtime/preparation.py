@@ -36,7 +36,7 @@ def prepare(path: Path, size: int) -> NDArray[np.uint8]:
         remedy = "convert it to JPEG or PNG" if path.suffix.lower() in FOREIGN else "remove it"
         raise ValueError(f"{path} is not an image Pillow can read; {remedy}") from None
     except Exception as error:  # decoders raise whatever they stumble over
-        raise ValueError(f"{path} is no readable image ({error}); repair or remove it") from error
+        raise ValueError(f"{path} is not a readable image ({error}); repair or remove it") from error
     if mode.startswith(("I", "F")):  # would be cut off at 255
         raise ValueError(f"{path} must have 8 bits a channel, got Pillow's mode {mode}; convert it")
     return np.asarray(ImageOps.fit(upright, (size, size), method=Image.Resampling.BICUBIC))

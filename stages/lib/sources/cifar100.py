@@ -180,7 +180,7 @@ def _parquet_split(folder: Path, split: str) -> Split:
                         raise ValueError(f"an image must have 32 x 32 pixels, got {image.size}")
                     images.append(np.asarray(image.convert("RGB")))
         except Exception as error:  # decoders raise whatever they stumble over
-            raise ValueError(f"{path} is no CIFAR-100 parquet file ({error}); get it again") from error
+            raise ValueError(f"{path} is not a CIFAR-100 parquet file ({error}); get it again") from error
     return canonical(np.stack(images), np.array(labels))
 
 

@@ -88,7 +88,7 @@ def fit(
 
     Raises:
         ValueError: If the device is missing, the batch can't be shared out evenly, or training diverges.
-        SystemExit: After SIGINT or SIGTERM; the same call then goes on from there.
+        SystemExit: After SIGINT or SIGTERM; the same call then resumes there.
     """
     distills = isinstance(recipe, StudentRecipe) and recipe.distillation.loss != "none"
     run = Run(
@@ -150,7 +150,7 @@ def _train(
         run.restore(tensors)
         step, curve, seconds_before = state["step"], state["curve"], state["seconds"]
         if first:
-            print(f"going on from step {step} of {batches.num_steps} ({resume_file.path})", flush=True)
+            print(f"resuming at step {step} of {batches.num_steps} ({resume_file.path})", flush=True)
             if state["threads"] != (threads := torch.get_num_threads()):
                 print(f"with {threads} threads instead of {state['threads']}: the last bits of weights may differ")
     elif evaluate_first:
@@ -197,7 +197,7 @@ def _train(
         if any_of_them(stop()):
             save()
             if first:
-                print(f"stopped at step {step} of {batches.num_steps}; the same command goes on from there", flush=True)
+                print(f"stopped at step {step} of {batches.num_steps}; the same command resumes there", flush=True)
             raise SystemExit(128 + (stop.signal or signal.SIGTERM))
     return curve, seconds()
 

@@ -94,7 +94,7 @@ class ResumeFile:
                     break
                 except BlockingIOError:
                     if attempt == 0:
-                        print(f"another process trains the same model; waiting for it ({self.path})", flush=True)
+                        print(f"another process is training the same model; waiting for it ({self.path})", flush=True)
                 if stop():
                     raise SystemExit(128 + signal.SIGTERM)
                 time.sleep(WAIT_S)
@@ -118,7 +118,7 @@ class ResumeFile:
                 state = json.loads(file.metadata()["state"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
             if _digest(tensors, state["text"]) != state["digest"]:
-                raise ValueError("its digest is another")
+                raise ValueError("its digest differs")
             return tensors, json.loads(state["text"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             print(f"resume file {self.path} is damaged ({error}); starting over", flush=True)
