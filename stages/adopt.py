@@ -12,7 +12,6 @@ SEED = 0  # of the choice of calibration images
 def main() -> None:
     """Read data/train.npz and the files of section external, write each in fp32 and int8, and what they are."""
     params = load_params()
-    quantize = params.quantize
     facts = {}
     if params.external:
         import numpy as np
@@ -23,7 +22,7 @@ def main() -> None:
         from stages.lib.quantization.static import choose_calibration
 
         train, validation = read_training_images(val_per_class=params.data.val_per_class, seed=params.data.seed)
-        chosen = np.random.default_rng(SEED).permutation(len(train))[: max(quantize.calibration_images)]
+        chosen = np.random.default_rng(SEED).permutation(len(train))[: max(params.quantize.calibration_images)]
     for name, external in params.external.items():
         print(f"quantizing {name}", flush=True)
         fp32_path, int8_path = (adopted_path(name, precision) for precision in PRECISIONS)
@@ -41,13 +40,8 @@ def main() -> None:
             int8_path,
             calibration=train.pixels[chosen],
             validation=validation,
-            methods=quantize.calibration_methods,
-            counts=quantize.calibration_images,
-            bias_correction=quantize.bias_correction,
-            weight_rounding=quantize.weight_rounding,
-            reduce_range=quantize.reduce_range,
+            recipe=params.quantize,
             operators=INT8_OPERATORS,
-            max_loss_pct=quantize.max_loss_pct,
         )
         print(f"{name}: {len(facts[name]['float_layers'])} layers left in float", flush=True)
     write_json(adoption_path(), {"models": facts})

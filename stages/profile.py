@@ -10,19 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.lib.artifacts import (
-    adopted_evaluation_path,
-    adopted_path,
-    cuda_profile_path,
-    evaluation_path,
-    file_sha256,
-    model_path,
-    onnx_path,
-    packed_path,
-    profile_path,
-    read_json,
-    write_json,
-)
+from stages.lib import artifacts
 from stages.lib.models import MODELS, PRECISIONS, variant_name
 from stages.lib.params import load_params
 from stages.lib.profiling.engines import CudaEngine, EagerEngine, OnnxEngine
@@ -48,20 +36,22 @@ def main() -> None:
     onnx_bytes: dict[str, int] = {}
     for each in MODELS.values():
         engines[f"{each.name} in PyTorch"] = partial(
-            EagerEngine, model_path(each.name), threads, params.data.image_size
+            EagerEngine, artifacts.model_path(each.name), threads, params.data.image_size
         )
         for precision in PRECISIONS:
             name = variant_name(each.name, precision)
-            paths[name] = (packed_path if each.packed else onnx_path)(each.name, precision)
-            onnx_bytes[name] = len(read_evaluated(paths[name], evaluation_path(each.name, precision)))
+            paths[name] = (artifacts.packed_path if each.packed else artifacts.onnx_path)(each.name, precision)
+            onnx_bytes[name] = len(read_evaluated(paths[name], artifacts.evaluation_path(each.name, precision)))
             engines[name] = partial(OnnxEngine, paths[name], threads)
-    adopted = read_json(adopted_evaluation_path())["variants"]
+    adopted = artifacts.read_json(artifacts.adopted_evaluation_path())["variants"]
     if adopted.keys() != {variant_name(name, precision) for name in params.external for precision in PRECISIONS}:
-        raise ValueError(f"{adopted_evaluation_path()} must have the models of external, got others; run dvc repro")
+        raise ValueError(
+            f"{artifacts.adopted_evaluation_path()} must have the models of external, got others; run dvc repro"
+        )
     for external in params.external:
         for precision in PRECISIONS:
-            name, path = variant_name(external, precision), adopted_path(external, precision)
-            check_evaluated(path, adopted[name]["file_sha256"])
+            name, path = variant_name(external, precision), artifacts.adopted_path(external, precision)
+            check_evaluated(path, artifacts.file_sha256(path), adopted[name]["file_sha256"])
             engines[f"{name} from elsewhere"] = partial(OnnxEngine, path, threads)
     print(f"measuring {len(engines)} engines, threads: {threads}", flush=True)
     measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
@@ -71,7 +61,7 @@ def main() -> None:
     eager, variants = {}, {}
     for model in MODELS:
         measurement = measured[f"{model} in PyTorch"]
-        digest = {"checkpoint_sha256": file_sha256(model_path(model))}
+        digest = {"checkpoint_sha256": artifacts.file_sha256(artifacts.model_path(model))}
         eager[model] = measurement.facts | digest | latencies(measurement, "eager", rounds=params.profile.rounds)
         counts = {key: measurement.facts[key] for key in COUNTS}
         for precision in PRECISIONS:
@@ -96,7 +86,7 @@ def main() -> None:
             for name, measurement in ((name, measured[f"{name} from elsewhere"]) for name in adopted)
         },
     }
-    write_json(profile_path(), profile)
+    artifacts.write_json(artifacts.profile_path(), profile)
 
 
 def throughput(path: Path, threads: int, *, rounds: int) -> dict[str, float]:
@@ -125,17 +115,19 @@ def profile_cuda() -> None:
     if not torch.cuda.is_available():
         raise ValueError("--device cuda needs a GPU that PyTorch can use, found none; leave it out")
     threads = count_threads(params.profile.threads)
-    engines = {name: partial(CudaEngine, model_path(name), threads, params.data.image_size) for name in MODELS}
+    engines = {
+        name: partial(CudaEngine, artifacts.model_path(name), threads, params.data.image_size) for name in MODELS
+    }
     measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
     models = {
         name: {
-            "checkpoint_sha256": file_sha256(model_path(name)),
+            "checkpoint_sha256": artifacts.file_sha256(artifacts.model_path(name)),
             "latency_cuda_ms": measurement.percentile_ms(50),
             **measurement.facts,
         }
         for name, measurement in measured.items()
     }
-    write_json(cuda_profile_path(), {"models": models})
+    artifacts.write_json(artifacts.cuda_profile_path(), {"models": models})
 
 
 if __name__ == "__main__":

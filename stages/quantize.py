@@ -39,13 +39,8 @@ def main() -> None:
         int8_path,
         calibration=train.pixels[chosen],
         validation=validation,
-        methods=params.quantize.calibration_methods,
-        counts=params.quantize.calibration_images,
-        bias_correction=params.quantize.bias_correction,
-        weight_rounding=params.quantize.weight_rounding,
-        reduce_range=params.quantize.reduce_range,
+        recipe=params.quantize,
         weight_levels=model.architecture.weight_levels,
-        max_loss_pct=params.quantize.max_loss_pct,
     )
     if name == "base":  # so that sparse models, which ship packed, can be compared with it
         facts["packed_bytes"] = {path.parent.name: len(pack(path.read_bytes())) for path in paths}

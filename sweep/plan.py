@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from stages.lib.artifacts import onnx_path, packed_path
 from stages.lib.models import MODELS
 from stages.lib.params import parse_params
 
@@ -30,18 +31,12 @@ class Trial:
     Attributes:
         name: Of the experiment in DVC, which tells all parameters.
         model: The one that is made and measured.
-        parameter: What is changed; None for the base as it is.
+        change: As `dvc exp run -S` takes it; None for the base as it is.
     """
 
     name: str
     model: str
-    parameter: str | None = None
-    value: float | None = None
-
-    @property
-    def change(self) -> str | None:
-        """As `dvc exp run -S` takes it."""
-        return None if self.parameter is None else f"{self.parameter}={self.value:.15g}"
+    change: str | None = None
 
     @property
     def targets(self) -> list[str]:
@@ -52,8 +47,7 @@ class Trial:
     @property
     def file(self) -> str:
         """Its int8 file, as it ships."""
-        packed = MODELS[self.model].packed
-        return f"artifacts/packed/{self.model}-int8.onnx.packed" if packed else f"artifacts/int8/{self.model}.onnx"
+        return str((packed_path if MODELS[self.model].packed else onnx_path)(self.model, "int8"))
 
 
 def read_plan(plan: str, params: str) -> list[Trial]:
@@ -88,7 +82,7 @@ def read_plan(plan: str, params: str) -> list[Trial]:
                     problems += str(error).splitlines()
                     continue
                 name = _name(PARAMETERS[parameter], changed)
-                trials.setdefault(name, Trial(name, PARAMETERS[parameter], parameter, float(value)))
+                trials.setdefault(name, Trial(name, PARAMETERS[parameter], f"{parameter}={float(value):.15g}"))
     if len(trials) > MOST_TRIALS:
         problems.append(f"must have at most {MOST_TRIALS} trials, got {len(trials)}")
     if problems:

@@ -10,7 +10,7 @@ import yaml
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 
-from stages.lib.artifacts import REPORTS, read_json, replacing, write_json
+from stages.lib.artifacts import REPORTS, evaluation_path, model_path, read_json, replacing, write_json
 from stages.lib.models import MODELS, PRECISIONS
 from stages.lib.params import load_params
 from stages.lib.profiling.engines import OnnxEngine
@@ -101,7 +101,7 @@ def measure_and_report(trials: Sequence[Trial], storage: Storage) -> None:
                     latency_ms=latency.percentile_ms(50),
                     latency_p5_ms=latency.percentile_ms(5),
                     latency_p95_ms=latency.percentile_ms(95),
-                    macs_m=macs(files[checkpoint(trial)], params.data.image_size) / 1e6,
+                    macs_m=macs(files[str(model_path(trial.model))], params.data.image_size) / 1e6,
                 )
             )
     front = pareto_front(candidates)
@@ -121,21 +121,16 @@ def measure_and_report(trials: Sequence[Trial], storage: Storage) -> None:
     print(f"see {REPORTS / 'sweep.md'}")
 
 
-def checkpoint(trial: Trial) -> str:
-    """The trained model of a trial."""
-    return f"artifacts/models/{trial.model}.safetensors"
-
-
 def fetch(trial: Trial, storage: Storage, folder: Path) -> dict[str, Path]:
     """The files of a trial that the report needs, by their names in the repository."""
     reference = experiment_ref(storage, trial.name)
     run(["dvc", "exp", "pull", "--quiet", "--force", "--remote", REMOTE, storage.git, trial.name])
     locked = yaml.safe_load(run(["git", "show", f"{reference}:dvc.lock"]))
     digests = {out["path"]: out["md5"] for stage in locked["stages"].values() for out in stage.get("outs", [])}
-    evaluations = [f"artifacts/evaluation/{trial.model}-{precision}.json" for precision in PRECISIONS]
+    evaluations = [str(evaluation_path(trial.model, precision)) for precision in PRECISIONS]
     cache = Path(run(["dvc", "cache", "dir"]).strip()) / "files" / "md5"
     found = {}
-    for path in [*evaluations, checkpoint(trial), trial.file]:
+    for path in [*evaluations, str(model_path(trial.model)), trial.file]:
         source, target = cache / digests[path][:2] / digests[path][2:], folder / path
         if not source.is_file():
             remote = "" if storage.git == str(Path.cwd()) else f"--git-remote {storage.git} "
@@ -151,7 +146,7 @@ def fetch(trial: Trial, storage: Storage, folder: Path) -> dict[str, Path]:
 
 def accuracy(files: dict[str, Path], model: str, precision: str) -> Accuracy:
     """What stage evaluate found."""
-    return read_file(files[f"artifacts/evaluation/{model}-{precision}.json"], Accuracy)
+    return read_file(files[str(evaluation_path(model, precision))], Accuracy)
 
 
 def macs(path: Path, image_size: int) -> int:

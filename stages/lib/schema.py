@@ -15,6 +15,7 @@ PositiveFloat = Annotated[float, Field(gt=0, le=10_000)]
 NonNegativeFloat = Annotated[float, Field(ge=0, le=10_000)]
 ExternalName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]{0,30}$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]  # [0, 1)
+ImageSizes = Annotated[dict[Annotated[int, Field(ge=8, le=32)], PositiveFloat], Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -102,10 +103,8 @@ class Recipe(Section):
     weight_decay: NonNegativeFloat = Field(0.0005, description="of SGD, not on biases and normalization")
     label_smoothing: Fraction = 0.1
     ema_decay: Fraction = Field(0.998, description="of the weights' moving average; 0 keeps the raw weights")
-    image_sizes: dict[Annotated[int, Field(ge=8, le=32)], PositiveFloat] = Field(
-        {20: 0.2, 24: 0.2, 28: 0.2, 32: 0.4},
-        min_length=1,
-        description="side in 32nds of data.image_size, rising: share of the steps",
+    image_sizes: ImageSizes = Field(
+        {20: 0.2, 24: 0.2, 28: 0.2, 32: 0.4}, description="side in 32nds of data.image_size, rising: share of the steps"
     )
     augmentation: Augmentation = Augmentation()
 
@@ -134,8 +133,7 @@ class Distillation(Section):
     """How a student learns from a teacher."""
 
     loss: Literal["none", "kd", "standardized_kd"] = Field(
-        "standardized_kd",
-        description="none, kd or standardized_kd; for 2 classes use kd",
+        "standardized_kd", description="none, kd or standardized_kd; for 2 classes use kd"
     )
     temperature: Annotated[float, Field(gt=0, le=1000)] = 2.0
     weight: NonNegativeFloat = Field(9.0, description="of the teacher's part of the loss")
@@ -177,9 +175,7 @@ class Finetune(StudentRecipe):
     muon_lr: PositiveFloat | None = Field(0.008, description="as in train")
     warmup_epochs: NonNegativeFloat = 0.1
     ema_decay: Fraction = Field(0.98, description="as in train")
-    image_sizes: dict[Annotated[int, Field(ge=8, le=32)], PositiveFloat] = Field(
-        {32: 1.0}, min_length=1, description="as in train"
-    )
+    image_sizes: ImageSizes = Field({32: 1.0}, description="as in train")
 
 
 class Student(StudentRecipe):
@@ -199,9 +195,7 @@ class Student(StudentRecipe):
     muon_lr: PositiveFloat | None = Field(0.015, description="as in train")
     warmup_epochs: NonNegativeFloat = 0.1
     ema_decay: Fraction = Field(0.98, description="as in train")
-    image_sizes: dict[Annotated[int, Field(ge=8, le=32)], PositiveFloat] = Field(
-        {24: 0.6, 32: 0.4}, min_length=1, description="as in train"
-    )
+    image_sizes: ImageSizes = Field({24: 0.6, 32: 0.4}, description="as in train")
 
 
 class Squeeze(Finetune):

@@ -16,6 +16,7 @@ from stages.lib.quantization import rounding
 from stages.lib.quantization.external import INT8_OPERATORS, adopt_onnx
 from stages.lib.quantization.static import choose_calibration
 from stages.lib.runtime.session import classify, error_pct, open_session
+from stages.lib.schema import Quantize
 from stages.lib.sources.datasets import read_digits
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -170,13 +171,8 @@ def test_classifiers_of_torchvision_lose_no_more_than_is_allowed(
         tmp_path / "int8.onnx",
         calibration=train.images[:64],
         validation=Images(train.images[:300], train.labels[:300], digits.classes),
-        methods=["minmax"],
-        counts=[64],
-        bias_correction=True,
-        weight_rounding="gptq",
-        reduce_range=True,
+        recipe=Quantize(calibration_images=[64], calibration_methods=["minmax"], max_loss_pct=1.0),
         operators=INT8_OPERATORS,
-        max_loss_pct=1.0,
     )
     assert facts["val_error_pct"] <= facts["fp32_val_error_pct"] + 1
     errors = {}

@@ -31,6 +31,7 @@ from stages.lib.quantization.export import export_onnx
 from stages.lib.quantization.layers import layer_errors
 from stages.lib.quantization.static import choose_calibration
 from stages.lib.runtime.session import classify, open_session
+from stages.lib.schema import Quantize
 
 REPOSITORY = Path(__file__).parents[2]
 CLASSES = tuple(f"class {i}" for i in range(10))
@@ -78,11 +79,13 @@ def quantized(
         path,
         calibration=images,
         validation=Images(images, np.arange(len(images)) % len(CLASSES), CLASSES),
-        methods=[method],  # type: ignore[list-item]
-        counts=[len(images)],
-        bias_correction=bias_correction,
-        weight_rounding="nearest",
-        reduce_range=reduce_range,
+        recipe=Quantize(
+            calibration_images=[len(images)],
+            calibration_methods=[method],  # type: ignore[list-item]
+            bias_correction=bias_correction,
+            weight_rounding="nearest",
+            reduce_range=reduce_range,
+        ),
     )
     return path
 
@@ -294,11 +297,13 @@ def test_the_chosen_file_is_made_as_asked(
         tmp_path / "int8.onnx",
         calibration=images,
         validation=Images(images, labels, CLASSES),
-        methods=["minmax"],
-        counts=[40],
-        bias_correction=bias_correction,
-        weight_rounding="nearest",
-        reduce_range=reduce_range,
+        recipe=Quantize(
+            calibration_images=[40],
+            calibration_methods=["minmax"],
+            bias_correction=bias_correction,
+            weight_rounding="nearest",
+            reduce_range=reduce_range,
+        ),
     )
     files = {
         corrected: quantized(
@@ -327,11 +332,7 @@ def test_coarse_weights_stay_the_whole_multiples_that_they_are(
         tmp_path / "int8.onnx",
         calibration=images,
         validation=Images(images, np.arange(40) % 10, CLASSES),
-        methods=["minmax"],
-        counts=[40],
-        bias_correction=True,
-        weight_rounding="nearest",
-        reduce_range=True,
+        recipe=Quantize(calibration_images=[40], calibration_methods=["minmax"], weight_rounding="nearest"),
         weight_levels=7,
     )
     before, after = (
@@ -362,11 +363,9 @@ def test_the_calibration_that_changes_the_logits_least_on_validation_images_is_w
         tmp_path / "int8.onnx",
         calibration=images,
         validation=Images(images, np.arange(40) % 10, CLASSES),
-        methods=["minmax", "percentile"],
-        counts=[8, 1000],
-        bias_correction=True,
-        weight_rounding="nearest",
-        reduce_range=True,
+        recipe=Quantize(
+            calibration_images=[8, 1000], calibration_methods=["minmax", "percentile"], weight_rounding="nearest"
+        ),
     )
     tried = [(c["logits_mse"], c["images"]) for c in facts["candidates"]]
     assert [images for _, images in tried] == [8, 40, 8, 40]  # no more than there are

@@ -50,9 +50,8 @@ class EagerEngine:
         torch.set_num_threads(threads)
         self._memory = MemoryGrowth()
         self._model = load_model(path)
-        self._image = (
-            torch.from_numpy(random_images(image_size, 1)).permute(0, 3, 1, 2).contiguous() / 255
-        )  # (1, 3, S, S)
+        # (1, 3, S, S)
+        self._image = torch.from_numpy(random_images(image_size, 1)).permute(0, 3, 1, 2).contiguous() / 255
         self._file_bytes = path.stat().st_size
 
     def run(self) -> None:
@@ -126,15 +125,11 @@ class MemoryGrowth:
 
     def megabytes(self) -> float:
         """In units of 10^6 bytes."""
-        return float(self._peak() - self._before) / 1e6
-
-    @staticmethod
-    def _peak() -> int:
-        """Bytes; ru_maxrss would count what the parent held when it started this process."""
-        with suppress(OSError):
+        peak = psutil.Process().memory_info().rss
+        with suppress(OSError):  # not Linux; ru_maxrss would count what the parent held when it started this process
             if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii")):
-                return 1024 * int(found[1])
-        return int(psutil.Process().memory_info().rss)  # not Linux
+                peak = 1024 * int(found[1])
+        return float(peak - self._before) / 1e6
 
 
 def random_images(size: int, count: int) -> np.ndarray:

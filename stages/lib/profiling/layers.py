@@ -12,12 +12,7 @@ from stages.lib.runtime.session import open_session
 
 WARM_UP = 10  # runs
 RUNS = 50
-KINDS = {
-    "Concat": "concatenation",
-    "QLinearConcat": "concatenation",
-    "MaxPool": "pooling",
-    "NhwcMaxPool": "pooling",
-}
+KINDS = {"Concat": "concatenation", "QLinearConcat": "concatenation", "MaxPool": "pooling", "NhwcMaxPool": "pooling"}
 REST = "rest"
 
 

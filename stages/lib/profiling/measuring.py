@@ -7,8 +7,8 @@ because a busy moment of the machine then hits all engines, and their ratio hold
 import multiprocessing
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -114,7 +114,11 @@ def measure(
         ChildProcessError: If an engine fails or its process dies.
     """
     shuffler = random.Random(0)
-    with _workers(engines) as workers:
+    with ExitStack() as stack:  # ends all processes, whatever happens
+        workers: dict[str, Worker] = {}
+        for name, make_engine in engines.items():
+            workers[name] = worker = Worker(name, make_engine)
+            stack.callback(worker.stop)
         for worker in workers.values():
             worker.wait_until_ready()
         latencies: dict[str, list[float]] = {name: [] for name in workers}
@@ -124,19 +128,6 @@ def measure(
             for name in names:
                 latencies[name] += workers[name].time_calls(calls_per_round)
         return {name: Measurement(np.array(latencies[name]), worker.facts()) for name, worker in workers.items()}
-
-
-@contextmanager
-def _workers(engines: Mapping[str, Callable[[], Engine]]) -> Iterator[dict[str, Worker]]:
-    """A worker for each engine, ended with the block, whatever happens in it."""
-    workers: dict[str, Worker] = {}
-    try:
-        for name, make_engine in engines.items():
-            workers[name] = Worker(name, make_engine)
-        yield workers
-    finally:
-        for worker in workers.values():
-            worker.stop()
 
 
 def _work(connection: Connection, make_engine: Callable[[], Engine]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +138,10 @@ def correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, images: n
             probe.graph.node.append(
                 onnx.helper.make_node("GlobalAveragePool", [difference.output[0]], [errors[bias]], errors[bias])
             )
-        probe.graph.output.append(onnx.helper.make_tensor_value_info(errors[bias], onnx.TensorProto.FLOAT, None))
 
     if not errors:
         return corrected
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_probe(probe, errors.values())
     sums: list[np.ndarray | float] = [0.0] * len(errors)
     for start in range(0, len(images), CALIBRATION_BATCH):
         outputs = session.run(list(errors.values()), {"images": images[start : start + CALIBRATION_BATCH]})
@@ -154,6 +153,16 @@ def correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, images: n
         values = onnx.numpy_helper.to_array(biases[name]) + total / len(images)
         biases[name].CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), name))
     return corrected
+
+
+def open_probe(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.InferenceSession:
+    """A session of the model that can give these float tensors besides its outputs."""
+    probe = copy.deepcopy(model)
+    known = {value.name for value in (*probe.graph.output, *probe.graph.input)}
+    probe.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names if name not in known
+    )
+    return onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 def rows_are_outputs(node: onnx.NodeProto) -> bool:

@@ -46,9 +46,8 @@ def export_onnx(model: GoogLeNet, path: Path, *, classes: Sequence[str], image_s
     num_classes = model.architecture.num_classes
     if len(classes) != num_classes:
         raise ValueError(f"classes must be {num_classes} names, one for each output of the model, got {len(classes)}")
-    example = torch.zeros(
-        2, image_size, image_size, 3, dtype=torch.uint8
-    )  # one image would make the batch size a constant
+    # One image would make the batch size a constant.
+    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     with _signals_wait():
         program = torch.onnx.export(
             FromImages(_folded(model)).eval(),
@@ -117,13 +116,9 @@ def _name_layers(graph: onnx.GraphProto) -> None:
         value.name = names.get(value.name, value.name)
 
 
-def _metadata(proto: onnx.ModelProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in proto.metadata_props}
-
-
 def write_onnx(proto: onnx.ModelProto, path: Path) -> None:
     """Check and write a model without what the tools note in it: source paths of this machine, and more."""
-    classes = _metadata(proto)["classes"]
+    classes = {entry.key: entry.value for entry in proto.metadata_props}["classes"]
     graph = proto.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")

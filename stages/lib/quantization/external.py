@@ -104,11 +104,7 @@ def _check_input(model: onnx.ModelProto, path: Path, *, layout: str, image_size:
     if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         raise ValueError(f"{path} must have one input, of float images, got {len(inputs)} inputs; export it again")
     dims = _dims(inputs[0])
-    fits = (
-        len(dims) == 4
-        and dims[0] is None
-        and all(dim in (None, wanted) for dim, wanted in zip(dims[1:], expected[1:], strict=True))
-    )
+    fits = len(dims) == 4 and all(dim in (None, wanted) for dim, wanted in zip(dims, expected, strict=True))
     if not fits:
         shown = [dim or "any" for dim in dims]
         raise ValueError(

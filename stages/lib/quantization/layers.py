@@ -1,15 +1,13 @@
 """What int8 costs in each layer, so that the worst ones can be found."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
-from stages.lib.quantization.calibration import CALIBRATION_BATCH
+from stages.lib.quantization.calibration import CALIBRATION_BATCH, open_probe
 from stages.lib.quantization.export import layer_ends
 
 DEQUANTIZED = "_DequantizeLinear_Output"  # what ONNX Runtime's quantizer appends to the name of a tensor
@@ -32,7 +30,8 @@ def layer_errors(fp32: Path, quantized: onnx.ModelProto, images: np.ndarray) -> 
     twins = [f"{tensor}{DEQUANTIZED}" if f"{tensor}{DEQUANTIZED}" in there else tensor for tensor in tensors.values()]
     feed = {"images": images[:CALIBRATION_BATCH]}
     whole, coarse = (
-        _values(each, names, feed) for each, names in ((model, list(tensors.values())), (quantized, twins))
+        open_probe(each, names).run(names, feed)
+        for each, names in ((model, list(tensors.values())), (quantized, twins))
     )
     return [
         {"name": layer, "error_pct": 100 * float(np.linalg.norm(y - x)) / max(float(np.linalg.norm(x)), 1e-12)}
@@ -45,14 +44,3 @@ def worst_first(layers: Sequence[Mapping[str, Any]]) -> list[str]:
     before = [0.0, *(layer["error_pct"] for layer in layers)]
     order = sorted(range(len(layers)), key=lambda i: before[i] - layers[i]["error_pct"])
     return [layers[i]["name"] for i in order]
-
-
-def _values(model: onnx.ModelProto, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-    probe = copy.deepcopy(model)
-    known = {output.name for output in probe.graph.output}
-    probe.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names if name not in known
-    )
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
-    values: list[np.ndarray] = session.run(names, feed)
-    return values

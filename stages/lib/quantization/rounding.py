@@ -3,7 +3,6 @@
 Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", ICLR 2023.
 """
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.lib.quantization.calibration import CALIBRATION_BATCH, rows_are_outputs
+from stages.lib.quantization.calibration import CALIBRATION_BATCH, open_probe, rows_are_outputs
 from stages.lib.stage import track
 
 DAMPING = 0.01  # of the mean variance of what a layer reads: keeps directions absent from the images from running wild
@@ -128,13 +126,8 @@ def _covariances(
     layers = {_key(node): node for node in nodes if _is_dense(node, shapes[node.input[1]])}
     if not layers:
         return {}
-    probe = copy.deepcopy(model)
     names = list(dict.fromkeys(node.input[0] for node in layers.values()))
-    known = {value.name for value in (*probe.graph.output, *probe.graph.input)}
-    probe.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names if name not in known
-    )
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_probe(model, names)
     moments: dict[tuple[str, ...], _Moments] = {}
     for start in track(range(0, len(images), CALIBRATION_BATCH), unit="batch"):
         values = session.run(names, {"images": images[start : start + CALIBRATION_BATCH]})

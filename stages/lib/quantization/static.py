@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,21 +24,16 @@ from onnxruntime.quantization import (
 )
 
 from stages.lib.images import Images
-from stages.lib.quantization.calibration import (
-    CALIBRATION_BATCH,
-    INT8_OPERATORS,
-    activation_ranges,
-    correct_biases,
-)
+from stages.lib.quantization.calibration import CALIBRATION_BATCH, INT8_OPERATORS, activation_ranges, correct_biases
 from stages.lib.quantization.export import layer_name, write_onnx
 from stages.lib.quantization.layers import layer_errors, worst_first
 from stages.lib.quantization.rounding import gptq, weight_scales
 from stages.lib.runtime.session import classify, error_pct, open_session
-
-Method = Literal["minmax", "percentile", "entropy"]
+from stages.lib.schema import Quantize
 
 VALIDATION_BATCH = 100
 ROUNDING_IMAGES = 128
+CANDIDATE_FACTS = ("method", "images", "val_error_pct", "logits_mse")
 LEVELS, REDUCED_LEVELS = 127, 64  # the largest weight, of 8 bits and of 7, as ONNX Runtime has it
 WEIGHTS = {"axis": 0, "quant_type": QuantType.QInt8, "zero_point": np.int8(0)}  # and a step for each channel
 
@@ -49,14 +44,9 @@ def choose_calibration(
     *,
     calibration: np.ndarray,
     validation: Images,
-    methods: Sequence[Method],
-    counts: Sequence[int],
-    bias_correction: bool,
-    weight_rounding: Literal["nearest", "gptq"],
-    reduce_range: bool,
+    recipe: Quantize,
     weight_levels: int = 0,
     operators: Sequence[str] = INT8_OPERATORS,
-    max_loss_pct: float | None = None,
 ) -> dict[str, Any]:
     """Quantize what `export_onnx` wrote in several ways, and write what changes the logits least on validation images.
 
@@ -67,41 +57,38 @@ def choose_calibration(
 
     Args:
         calibration: Images in random order, uint8 (N, S, S, 3), N at least 1; of these the first ones are used.
-        methods: Each is tried with each of `counts`. The range of an activation is all its values, all but rare ones,
-            or the one that loses the least information.
-        counts: Numbers of calibration images; N stands for those above it.
-        bias_correction: Make up in the biases for the mean error of rounded weights on these images.
-        weight_rounding: To the nearest level, or as `gptq` does on the first calibration images.
-        reduce_range: Use 7 bits for weights. CPUs without VNNI add pairs of products in 16 bits, which overflow else.
+        recipe: Each calibration method is tried with each number of images, where N stands for more. The range of an
+            activation is all its values (minmax), all but rare ones (percentile), or the one that loses the least
+            information (entropy). With `reduce_range`, weights use 7 bits: CPUs without VNNI add pairs of products in
+            16 bits, which overflow else. With `max_loss_pct`, layers stay in float, those that add most error first,
+            until the validation error is at most so many points above that in fp32.
         weight_levels: Of a network whose weights are already whole multiples of a scale, at most this many, which they
             stay; 0 for any other.
         operators: What runs in int8.
-        max_loss_pct: Layers stay in float, those first that add most error, until the validation error is at most this
-            many points above that in fp32; None leaves none in float.
 
     Returns:
         `calibration_method`, `calibration_images`, `bias_correction`, `val_error_pct` and `logits_mse` of the written
         model, `fp32_val_error_pct`, `candidates`: `method`, `images`, `val_error_pct` and `logits_mse` of each, and
         `layers`, as of `layer_errors`, and `float_layers`, the names of those left in float.
     """
-    counts = sorted({min(count, len(calibration)) for count in counts})
+    counts = sorted({min(count, len(calibration)) for count in recipe.calibration_images})
     fp32_logits = _logits(fp32_path, validation)
     fp32_error = error_pct(fp32_logits, validation.labels, top=1)
     print(f"fp32: validation error {fp32_error:.2f} %", flush=True)
-    levels = weight_levels or (REDUCED_LEVELS if reduce_range else LEVELS)
+    levels = weight_levels or (REDUCED_LEVELS if recipe.reduce_range else LEVELS)
     candidates: list[_Candidate] = []
     with _prepared(fp32_path) as prepared:
         scales = weight_scales(onnx.load(prepared), levels)
         weights = {}
-        if weight_rounding == "gptq" and not weight_levels:  # those are on their levels
+        if recipe.weight_rounding == "gptq" and not weight_levels:  # those are on their levels
             weights = gptq(prepared, calibration[:ROUNDING_IMAGES], scales, levels=levels)
 
-        def judged(calibrated: _Calibrated, *, float_layers: Sequence[str] = ()) -> _Candidate:
+        def judged(method: str, images: int, ranges: TensorsData, float_layers: Sequence[str] = ()) -> _Candidate:
             model = _quantized(
                 prepared,
-                calibrated.ranges,
-                bias_images=calibration[: calibrated.images] if bias_correction else None,
-                reduce_range=reduce_range,
+                ranges,
+                bias_images=calibration[:images] if recipe.bias_correction else None,
+                reduce_range=recipe.reduce_range,
                 operators=operators,
                 scales=scales,
                 weights=weights,
@@ -111,62 +98,47 @@ def choose_calibration(
             write_onnx(model, path)
             logits = _logits(path, validation)
             error, mse = error_pct(logits, validation.labels, top=1), float(np.square(logits - fp32_logits).mean())
-            how = f"{calibrated.method} of {calibrated.images} images, {len(float_layers)} layers in float"
+            how = f"{method} of {images} images, {len(float_layers)} layers in float"
             print(f"int8, {how}: validation error {error:.2f} %, MSE {mse:.4f}", flush=True)
-            return _Candidate(calibrated, model, error, mse)
+            return _Candidate(method, images, ranges, model, error, mse)
 
-        for method in methods:
+        for method in recipe.calibration_methods:
             for count, ranges in activation_ranges(
                 prepared, calibration, counts=counts, method=method, operators=operators
             ):
-                candidates.append(judged(_Calibrated(method, count, ranges)))
-        best = min(candidates, key=lambda each: (each.logits_mse, each.calibrated.images))
+                candidates.append(judged(method, count, ranges))
+        best = min(candidates, key=lambda each: (each.logits_mse, each.images))
         layers = layer_errors(prepared, best.model, validation.pixels[:CALIBRATION_BATCH])
         float_layers: list[str] = []
         for name in worst_first(layers):
-            if max_loss_pct is None or best.val_error_pct - fp32_error <= max_loss_pct:
+            if recipe.max_loss_pct is None or best.val_error_pct - fp32_error <= recipe.max_loss_pct:
                 break
             float_layers.append(name)
-            best = judged(best.calibrated, float_layers=float_layers)
+            best = judged(best.method, best.images, best.ranges, float_layers)
     write_onnx(_shortened(best.model), int8_path)
     return {
-        "calibration_method": best.calibrated.method,
-        "calibration_images": best.calibrated.images,
-        "bias_correction": bias_correction,
+        "calibration_method": best.method,
+        "calibration_images": best.images,
+        "bias_correction": recipe.bias_correction,
         "val_error_pct": best.val_error_pct,
         "logits_mse": best.logits_mse,
         "fp32_val_error_pct": fp32_error,
-        "candidates": [each.facts() for each in candidates],
+        "candidates": [{key: getattr(each, key) for key in CANDIDATE_FACTS} for each in candidates],
         "layers": layers,
         "float_layers": float_layers,
     }
 
 
 @dataclass(frozen=True)
-class _Calibrated:
-    """Ranges of the activations, and where they come from."""
+class _Candidate:
+    """A quantized model, where its ranges of the activations come from, and what it does on the validation images."""
 
-    method: Method
+    method: str
     images: int
     ranges: TensorsData
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A quantized model, and what it does on the validation images."""
-
-    calibrated: _Calibrated
     model: onnx.ModelProto
     val_error_pct: float
     logits_mse: float
-
-    def facts(self) -> dict[str, str | int | float]:
-        return {
-            "method": self.calibrated.method,
-            "images": self.calibrated.images,
-            "val_error_pct": self.val_error_pct,
-            "logits_mse": self.logits_mse,
-        }
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The report, the page and the model cards: rows, published numbers and findings, laid out by templates."""
 
 import html
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,6 @@ from stages.lib.report.statistics import Difference
 from stages.lib.report.tables import VariantRow, adopted_rows, model_rows, original_rows, recommended, variant_rows
 
 FOLDER = Path(__file__).parent
-FILTERS = (
-    formatting.count,
-    formatting.duration,
-    formatting.fixed,
-    formatting.megabytes,
-    formatting.milliseconds,
-    formatting.number,
-    formatting.p_value,
-    formatting.percent,
-    formatting.ratio,
-    formatting.signed,
-    formatting.significant,
-    formatting.times,
-)
 
 
 def render_report(results: Results, *, findings: str) -> str:
@@ -58,9 +45,8 @@ def render_card(results: Results, row: VariantRow) -> str:
     """The model card of a variant, in Markdown."""
     path = (packed_path if row.model.packed else onnx_path)(row.model.name, row.precision)
     epochs = results.curves[row.model.name][-1].epoch
-    return (
-        _markdown().get_template("card.md.j2").render(_shared(results) | {"row": row, "file": path, "epochs": epochs})
-    )
+    context = _shared(results) | {"row": row, "file": path, "epochs": epochs}
+    return _markdown().get_template("card.md.j2").render(context)
 
 
 def _environment(**options: Any) -> jinja2.Environment:
@@ -73,7 +59,8 @@ def _environment(**options: Any) -> jinja2.Environment:
         keep_trailing_newline=True,
         **options,
     )
-    environment.filters |= {function.__name__: function for function in (code, difference, *FILTERS)}
+    filters: dict[str, Any] = dict(inspect.getmembers(formatting, inspect.isfunction))
+    environment.filters |= filters | {"code": code, "difference": difference}
     environment.globals["ticks"] = ticks
     return environment
 
@@ -89,11 +76,10 @@ def findings_line(rows: list[VariantRow]) -> str:
 
 def _shared(results: Results) -> dict[str, Any]:
     params = results.params
+    names = {"cifar100": "CIFAR-100", "digits": "scikit-learn's digits", "folder": str(params.data.folder)}
     return {
         "params": params,
-        "data": {"cifar100": "CIFAR-100", "digits": "scikit-learn's digits", "folder": str(params.data.folder)}[
-            params.data.name
-        ],
+        "data": names[params.data.name],
         "size": params.data.image_size,
         "machine": results.profile.machine,
         "machines": results.machines,

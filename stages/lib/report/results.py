@@ -12,19 +12,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from stages.lib.artifacts import (
-    MACHINES,
-    adopted_evaluation_path,
-    adoption_path,
-    compression_path,
-    cuda_profile_path,
-    curve_path,
-    evaluation_path,
-    profile_path,
-    quantization_path,
-    read_json,
-    training_path,
-)
+from stages.lib import artifacts
 from stages.lib.models import MODELS, PRECISIONS, variant_name
 from stages.lib.report.files import (
     REMEDY,
@@ -86,32 +74,34 @@ def read_results(params: Params) -> Results:
     """
     accuracy: dict[str, Accuracy] = {}
     for model, precision in product(MODELS, PRECISIONS):
-        path = evaluation_path(model, precision)
+        path = artifacts.evaluation_path(model, precision)
         accuracy[variant_name(model, precision)] = read = read_file(path, Accuracy)
         if read.num_images != (expected := accuracy["base"].num_images):
             raise ValueError(f"{path} must have num_images {expected}, got {read.num_images}; {REMEDY}")
-    profile = read_file(profile_path(), Profile)
-    cuda = read_file(cuda_profile_path(), CudaProfile).models
-    adopted = read_file(adoption_path(), Adoption).models
+    profile = read_file(artifacts.profile_path(), Profile)
+    cuda = read_file(artifacts.cuda_profile_path(), CudaProfile).models
+    adopted = read_file(artifacts.adoption_path(), Adoption).models
     if adopted.keys() != params.external.keys():
-        raise ValueError(f"{adoption_path()} must have the models of external; {REMEDY}")
+        raise ValueError(f"{artifacts.adoption_path()} must have the models of external; {REMEDY}")
     digests = {name: cost.checkpoint_sha256 for name, cost in profile.eager.items()}
     return Results(
         params=params,
         accuracy=accuracy,
         profile=profile,
-        curves={model: read_curve(curve_path(model)) for model in MODELS},
-        training={model: read_file(training_path(model), Training) for model in MODELS},
+        curves={model: read_curve(artifacts.curve_path(model)) for model in MODELS},
+        training={model: read_file(artifacts.training_path(model), Training) for model in MODELS},
         quantization={
-            model: read_file(quantization_path(model), BaseQuantization if model == "base" else Quantization)
+            model: read_file(artifacts.quantization_path(model), BaseQuantization if model == "base" else Quantization)
             for model in MODELS
         },
         compression={
-            name: read_file(compression_path(name), Compression) for name, model in MODELS.items() if model.finetuned
+            name: read_file(artifacts.compression_path(name), Compression)
+            for name, model in MODELS.items()
+            if model.finetuned
         },
         cuda={name: cost for name, cost in cuda.items() if cost.checkpoint_sha256 == digests.get(name)},
         adopted=adopted,
-        adopted_accuracy=read_file(adopted_evaluation_path(), AdoptedEvaluation).variants,
+        adopted_accuracy=read_file(artifacts.adopted_evaluation_path(), AdoptedEvaluation).variants,
         machines=_read_machines(accuracy),
     )
 
@@ -120,7 +110,7 @@ def _read_machines(accuracy: Mapping[str, Accuracy]) -> dict[str, dict[str, floa
     """The latencies on other machines of the files whose accuracy was measured."""
     digests = {name: each.file_sha256 for name, each in accuracy.items()}
     machines: dict[str, dict[str, float]] = {}
-    for path in sorted(MACHINES.glob("*.json")):
+    for path in sorted(artifacts.MACHINES.glob("*.json")):
         other = read_file(path, OtherMachine)
         same = {
             name: cost.latency_cpu_ms for name, cost in other.variants.items() if cost.file_sha256 == digests.get(name)
@@ -134,7 +124,7 @@ def _read_machines(accuracy: Mapping[str, Accuracy]) -> dict[str, dict[str, floa
 def read_file(path: Path, schema: type[File]) -> File:
     """Read a JSON file that another stage wrote."""
     try:
-        return schema.model_validate(read_json(path))
+        return schema.model_validate(artifacts.read_json(path))
     except ValidationError as error:
         raise _unexpected(path, error) from None
 

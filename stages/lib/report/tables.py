@@ -204,31 +204,19 @@ def recommended(rows: Sequence[VariantRow]) -> dict[str, VariantRow]:
 
 def metrics(rows: Sequence[VariantRow]) -> dict[str, dict[str, float]]:
     """The content of `metrics.json`: the same keys for every variant, which are the same on every machine."""
+    errors = ("top1_error_pct", "top5_error_pct", "calibration_error_pct")
+    costs = ("num_parameters", "num_nonzero_parameters", "macs", "file_bytes")
     return {
-        row.name: {
-            "top1_error_pct": round(row.accuracy.top1_error_pct, 2),
-            "top5_error_pct": round(row.accuracy.top5_error_pct, 2),
-            "calibration_error_pct": round(row.accuracy.calibration_error_pct, 2),
-            "num_parameters": row.cost.num_parameters,
-            "num_nonzero_parameters": row.cost.num_nonzero_parameters,
-            "macs": row.cost.macs,
-            "file_bytes": row.cost.file_bytes,
-        }
+        row.name: {key: round(getattr(row.accuracy, key), 2) for key in errors}
+        | {key: getattr(row.cost, key) for key in costs}
         for row in rows
     }
 
 
 def latencies(rows: Sequence[VariantRow]) -> dict[str, dict[str, float]]:
     """The content of `reports/latency.json`: what differs by machine, rounded so that a diff shows little noise."""
-    return {
-        row.name: {
-            "latency_cpu_ms": float(f"{row.cost.latency_cpu_ms:.2g}"),
-            "images_per_s_1_thread": float(f"{row.cost.images_per_s_1_thread:.2g}"),
-            "images_per_s": float(f"{row.cost.images_per_s:.2g}"),
-            "memory_mb": float(f"{row.cost.memory_mb:.2g}"),
-        }
-        for row in rows
-    }
+    costs = ("latency_cpu_ms", "images_per_s_1_thread", "images_per_s", "memory_mb")
+    return {row.name: {key: float(f"{getattr(row.cost, key):.2g}") for key in costs} for row in rows}
 
 
 def tradeoffs(rows: Sequence[VariantRow]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from stages.lib.artifacts import file_sha256, read_json
+from stages.lib.artifacts import read_json
 from stages.lib.runtime.packing import unpack
 from stages.lib.stage import track
 
@@ -62,20 +62,16 @@ def read_evaluated(path: Path, evaluation: Path) -> bytes:
         ValueError: If a packed file is damaged, or another file was evaluated.
     """
     model = read_model(path)
-    _compare(path, hashlib.sha256(model).hexdigest(), read_json(evaluation).get("file_sha256"))
+    check_evaluated(path, hashlib.sha256(model).hexdigest(), read_json(evaluation).get("file_sha256"))
     return model
 
 
-def check_evaluated(path: Path, sha256: str) -> None:
+def check_evaluated(path: Path, found: str, recorded: str | None) -> None:
     """Refuse a file other than the one that was evaluated.
 
     Raises:
         ValueError: If its digest is another.
     """
-    _compare(path, file_sha256(path), sha256)
-
-
-def _compare(path: Path, found: str, recorded: str | None) -> None:
     if found != recorded:
         raise ValueError(f"{path} must hold the file that was evaluated, got another; run dvc repro")
 
