@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,6 +68,21 @@ def test_sigterm_closes_what_is_open_and_is_no_success(tmp_path: Path) -> None:
     assert ended.value.code == 143
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_during_a_finalizer_ends_the_process_too(
+    number: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    with pytest.raises(SystemExit) as ended, one_line_errors("quantize"):
+        Finalized()
+        time.sleep(10)
+    assert ended.value.code == code
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_an_interrupt_during_the_imports_is_one_line() -> None:

@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -91,11 +92,22 @@ def _signal_raises(number: int) -> Iterator[None]:
     def end(*_: object) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(number, end)
+    before, hook = signal.signal(number, end), sys.unraisablehook
+    sys.unraisablehook = _signal_again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(number, before)
+
+
+def _signal_again(dropped: "sys.UnraisableHookArgs") -> None:
+    """Send a signal once more if it came during a finalizer or a weak reference's callback, where Python drops it."""
+    signals = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+    if dropped.exc_type in signals:
+        threading.Timer(0.1, os.kill, [os.getpid(), signals[dropped.exc_type]]).start()
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def _one_line(error: Exception) -> str:
