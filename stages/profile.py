@@ -116,7 +116,9 @@ def profile_cuda() -> None:
         raise ValueError("--device cuda needs a GPU that PyTorch can use, found none; leave it out")
     threads = count_threads(params.profile.threads)
     engines = {
-        name: partial(CudaEngine, artifacts.model_path(name), threads, params.data.image_size) for name in MODELS
+        name: partial(CudaEngine, artifacts.model_path(name), threads, params.data.image_size)
+        for name in MODELS
+        if artifacts.model_path(name).is_file()
     }
     measured = measure(engines, rounds=params.profile.rounds, calls_per_round=params.profile.calls_per_round)
     models = {

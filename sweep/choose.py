@@ -2,6 +2,7 @@
 
 from stages.lib.profiling.machine import describe_cpu
 from stages.lib.report.formatting import significant
+from stages.lib.stage import printable
 from sweep.report import Candidate, read_results
 
 
@@ -34,7 +35,7 @@ def choose_model(*, max_loss: float | None, max_latency_ms: float | None, max_mb
         if max_latency_ms is not None and best.latency_p95_ms > max_latency_ms:
             lines.append(f"one call in twenty took longer than {significant(best.latency_p95_ms)} ms")
     else:
-        lines.append(f"none of {len(results.candidates)} models fits; the nearest to each limit:")
+        lines.append(f"none of {len(results.candidates)} models fits; the best in each respect:")
         for key, limit in limits.items():
             if limit is not None:
                 nearest = min(results.candidates, key=lambda each: (getattr(each, key), each.top1_error_pct))
@@ -45,7 +46,7 @@ def choose_model(*, max_loss: float | None, max_latency_ms: float | None, max_mb
             f"latencies are of {results.machine}, not of this machine; "
             "a sweep with the same --git and --storage measures again here"
         )
-    return "\n".join(lines)
+    return "\n".join(printable(line) for line in lines)
 
 
 def _numbers(each: Candidate) -> str:

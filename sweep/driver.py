@@ -24,6 +24,7 @@ from sweep.trial import REMOTE, Storage, is_done, run, run_trial
 
 CHANGES = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!reports/sweep.*"]
 RETRIES = 5  # of a trial whose node or process was lost
+ROUNDING = 1e-9  # of shares of a GPU
 POLL = 5  # seconds after which nodes are looked at again
 SUBREAPER = "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper"  # else only direct children end
 
@@ -46,8 +47,13 @@ def sweep(
     Raises:
         ValueError: If the plan or the state of the repository doesn't allow a sweep.
     """
+    if cpus < 1 or gpus < 0:
+        raise ValueError(f"a trial needs at least one CPU, got --cpus-per-trial {cpus} --gpus-per-trial {gpus:g}")
     if not plan.is_file():
         raise ValueError(f"--plan must be a file, found no {plan}; copy sweep.yaml and change it")
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where dvc is
+    if images := _absolute(os.environ.get("CIFAR100_DIR")):
+        os.environ["CIFAR100_DIR"] = images
     load_params()  # whose mistakes are not the plan's
     try:
         trials = read_plan(plan.read_text(encoding="utf-8"), PARAMS_FILE.read_text(encoding="utf-8"))
@@ -57,17 +63,17 @@ def sweep(
     waiting = [trial for trial in trials if not is_done(place, trial.name)]
     print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them already done", flush=True)
     failed = _run_all(waiting, place, address=address, cpus=cpus, gpus=gpus) if waiting else {}
-    measured = [trial for trial in trials if trial.name not in failed]
-    if trials[0].name not in failed:
-        measure_and_report(measured, place)
     for name, reason in failed.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
+    if trials[0].name not in failed:
+        measure_and_report([trial for trial in trials if trial.name not in failed], place)
     return len(failed)
 
 
 def _prepare(git: str | None, storage: str | None, resume: str | None) -> Storage:
     """Make the base, check that it is committed, and push it where all nodes find it."""
     root = Path.cwd()
+    git, storage, resume = _absolute(git), _absolute(storage), _absolute(resume)
     if changed := run(CHANGES).strip():
         raise ValueError(f"a sweep clones what is committed, got changes ({changed.splitlines()[0]}); commit them")
     run(["dvc", "pull", "--quiet", "--allow-missing", "train"])
@@ -82,6 +88,11 @@ def _prepare(git: str | None, storage: str | None, resume: str | None) -> Storag
     if resume is None and storage is None:
         resume = str(root / ".dvc" / "tmp" / "sweep" / "resume")
     return Storage(git or str(root), commit, dvc, resume)
+
+
+def _absolute(place: str | None) -> str | None:
+    """A path that holds in the folder of a trial, too; an address with a colon stays as it is."""
+    return str(Path(place).absolute()) if place and ":" not in place else place
 
 
 def _run_all(
@@ -120,7 +131,10 @@ def _run_all(
                         trial = waiting.popleft()
                         running[there.remote(trial, storage, threads=cpus)] = trial, node
                 if not running:
-                    raise ValueError(f"a trial needs {cpus} CPUs and {gpus:g} GPUs, which no node has; ask for fewer")
+                    raise ValueError(
+                        f"a trial needs {cpus} CPUs and {gpus:g} GPUs, which no living node has; ask for fewer, or "
+                        "start the sweep again once nodes are back"
+                    )
                 ready, _ = ray.wait(list(running), timeout=POLL)
                 for ref in [ref for ref, (_, node) in running.items() if ref in ready or node not in room]:
                     trial, _ = running.pop(ref)
@@ -149,6 +163,6 @@ def _room(cpus: int, gpus: float) -> dict[str, int]:
     """How many trials fit on each living node, by its ID."""
     nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     return {
-        node: int(min(has.get("CPU", 0) // cpus, has.get("GPU", 0) // gpus if gpus else math.inf))
+        node: int(min(has.get("CPU", 0) // cpus, has.get("GPU", 0) / gpus + ROUNDING if gpus else math.inf))
         for node, has in nodes.items()
     }

@@ -10,7 +10,7 @@ import yaml
 
 from stages.lib.artifacts import onnx_path, packed_path
 from stages.lib.models import MODELS
-from stages.lib.params import parse_params
+from stages.lib.params import parse_params, parse_yaml
 
 # Which model each parameter concerns: so each value is one trial, and not one with every value of the others.
 PARAMETERS = {
@@ -21,7 +21,7 @@ PARAMETERS = {
     "squeeze.sparsity": "sparse-lowbit",
     "squeeze.weight_bits": "sparse-lowbit",
 }
-MOST_TRIALS = 1000
+MOST_TRIALS = 100  # all are in memory when they are measured
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,7 @@ def read_plan(plan: str, params: str) -> list[Trial]:
         ValueError: One line for each problem.
     """
     parse_params(params)
-    try:
-        wishes = yaml.safe_load(plan)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    wishes = parse_yaml(plan)
     if not isinstance(wishes, dict) or not wishes:
         raise ValueError(f"must have lines such as `prune.ratio: [0.1, 0.2]`, got {type(wishes).__name__}")
     problems, trials = [], {"base": Trial(_name("base", params), "base")}

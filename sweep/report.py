@@ -19,6 +19,7 @@ from stages.lib.profiling.measuring import measure
 from stages.lib.report.figures import COLORS, svg
 from stages.lib.report.files import Accuracy
 from stages.lib.report.formatting import megabytes, significant
+from stages.lib.report.render import escape
 from stages.lib.report.results import read_file
 from stages.lib.report.statistics import paired_difference, standard_error_pct
 from sweep.plan import Trial
@@ -124,7 +125,7 @@ def measure_and_report(trials: Sequence[Trial], storage: Storage) -> None:
 def fetch(trial: Trial, storage: Storage, folder: Path) -> dict[str, Path]:
     """The files of a trial that the report needs, by their names in the repository."""
     reference = experiment_ref(storage, trial.name)
-    run(["dvc", "exp", "pull", "--quiet", "--force", "--remote", REMOTE, storage.git, trial.name])
+    run(["dvc", "exp", "pull", "--quiet", "--force", "--remote", REMOTE, storage.git, reference])
     locked = yaml.safe_load(run(["git", "show", f"{reference}:dvc.lock"]))
     digests = {out["path"]: out["md5"] for stage in locked["stages"].values() for out in stage.get("outs", [])}
     evaluations = [str(evaluation_path(trial.model, precision)) for precision in PRECISIONS]
@@ -194,13 +195,15 @@ def render(results: SweepResults) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
-        autoescape=False,  # all text is ours but the name of the CPU
+        autoescape=False,  # all text is ours but the machine
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters |= {"significant": significant, "megabytes": megabytes}
-    return environment.get_template("sweep.md.j2").render(results=results.model_dump(), rows=results.candidates)
+    return environment.get_template("sweep.md.j2").render(
+        results=results, machine=escape(results.machine), rows=results.candidates
+    )
 
 
 def draw(results: SweepResults) -> str:

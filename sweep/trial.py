@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.lib.params import PARAMS_FILE, load_params
 from sweep.plan import Trial
 
 REMOTE = "sweep"  # DVC's name for the storage that all nodes share
-UNTRACKED = ("photos", "external/checkpoints")  # what stages read and git doesn't have
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def run_trial(trial: Trial, storage: Storage, *, threads: int) -> str:
             run(command, folder=clone, environment=environment)
 
         do("git", "checkout", "--quiet", "--detach", storage.commit)
-        for folder in UNTRACKED:
-            if (source := Path(storage.git) / folder).is_dir():
+        for folder in (load_params(clone / PARAMS_FILE).data.folder, Path("external/checkpoints")):  # git has neither
+            if not folder.is_absolute() and (source := Path(storage.git) / folder).is_dir():
                 shutil.copytree(source, clone / folder, dirs_exist_ok=True)
         do("dvc", "remote", "add", "--quiet", "--local", "--force", REMOTE, storage.dvc)
         do("dvc", "pull", "--quiet", "--remote", REMOTE, "train")

@@ -17,7 +17,7 @@ FOLDER = os.environ.get("CIFAR100_DIR")
 def test_the_pipeline_runs_on_cifar100(tmp_path: Path) -> None:
     sizes = {f"{section}__image_sizes": {16: 1} for section in ("train", "finetune", "distill", "squeeze")}
     changes = TINY | sizes | {"data__limit_per_class": 3, "data__val_per_class": 1}
-    changes |= {"model__width": 1.0, "prune__round_to": 16, "lowrank__round_to": 8}
+    changes |= {"model__width": 1.0, "prune__round_to": 16, "lowrank__round_to": 8, "distill__round_to": 16}
     repository = Repository.copy(tmp_path / "repository", preset="cpu", **changes)
     repository.environment |= {"CIFAR100_DIR": str(FOLDER), "OMP_NUM_THREADS": "2"}
     repository.repro()

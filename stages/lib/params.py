@@ -34,10 +34,7 @@ def parse_params(text: str, *, complete: bool = True) -> Params:
     """
     if len(text) > MAX_BYTES:
         raise ValueError(f"must have at most {MAX_BYTES:,} characters, got {len(text):,}")
-    try:
-        values = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
-        raise ValueError(f"not valid YAML: {_printable(' '.join(str(error).split()))}") from None
+    values = parse_yaml(text)
     if not isinstance(values, dict):
         raise ValueError(f"must hold sections such as data and train, got {type(values).__name__}")
     try:
@@ -48,6 +45,18 @@ def parse_params(text: str, *, complete: bool = True) -> Params:
     if complete and (missing := _missing(Params(), values)):
         raise ValueError("\n".join(missing))
     return params
+
+
+def parse_yaml(text: str) -> Any:
+    """The values of a YAML text, which may have no aliases, no deep nesting and no key twice.
+
+    Raises:
+        ValueError: In one line, if it isn't that.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
+        raise ValueError(f"not valid YAML: {_printable(' '.join(str(error).split()))}") from None
 
 
 def load_params(path: Path = PARAMS_FILE, *, complete: bool = True) -> Params:

@@ -56,7 +56,7 @@ class Compute(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto, fp32 or bf16; auto is bf16 where the device has it"
     )
-    deterministic: bool = Field(False, description="bit-identical runs on CUDA, slower; CPU runs always are")
+    deterministic: bool = Field(False, description="bit-identical runs on CUDA, slower; not needed on a CPU")
     cuda_graph: bool = Field(True, description="launch a step's kernels together; only on CUDA")
 
 

@@ -92,22 +92,21 @@ def _signal_raises(number: int) -> Iterator[None]:
     def end(*_: object) -> None:
         raise SystemExit(128 + number)
 
+    def end_after_all(dropped: "sys.UnraisableHookArgs") -> None:
+        """Send a signal again that came during a finalizer or a weak reference's callback, where Python drops it."""
+        if isinstance(dropped.exc_value, (SystemExit, KeyboardInterrupt)):
+            again = number if isinstance(dropped.exc_value, SystemExit) else signal.SIGINT
+            threading.Timer(0.1, os.kill, [os.getpid(), again]).start()
+        else:
+            hook(dropped)
+
     before, hook = signal.signal(number, end), sys.unraisablehook
-    sys.unraisablehook = _signal_again
+    sys.unraisablehook = end_after_all
     try:
         yield
     finally:
         sys.unraisablehook = hook
         signal.signal(number, before)
-
-
-def _signal_again(dropped: "sys.UnraisableHookArgs") -> None:
-    """Send a signal once more if it came during a finalizer or a weak reference's callback, where Python drops it."""
-    signals = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
-    if dropped.exc_type in signals:
-        threading.Timer(0.1, os.kill, [os.getpid(), signals[dropped.exc_type]]).start()
-    else:
-        sys.__unraisablehook__(dropped)
 
 
 def _one_line(error: Exception) -> str:

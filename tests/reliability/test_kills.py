@@ -42,7 +42,7 @@ def check_no_orphan_goes_on(processes: Iterable[psutil.Process]) -> None:
 
 
 def restore_lock_file(repository: Repository) -> None:
-    """Do as the README says where DVC was killed while it wrote dvc.lock, of which git has none here."""
+    """Do as the README says where DVC was killed while it wrote dvc.lock, which git does not track here."""
     listed = subprocess.run(
         ["dvc", "stage", "list"], cwd=repository.path, env=repository.environment, capture_output=True
     )

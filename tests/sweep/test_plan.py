@@ -56,6 +56,7 @@ def test_the_plan_that_is_shipped_is_valid() -> None:
         ("- a", ["must have lines such as `prune.ratio: [0.1, 0.2]`, got list"]),
         ("", ["must have lines such as"]),
         ("a: [", ["not valid YAML"]),
+        ("prune.ratio: [0.1]\nprune.ratio: [0.2]", ["not valid YAML"]),
         (
             "lowrank.macs_ratio: [x]\ntrain.lr: [1]",
             ["lowrank.macs_ratio: input should be a valid number", "'train.lr'"],

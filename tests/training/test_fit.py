@@ -215,7 +215,7 @@ def test_another_parameter_does_not_take_up_an_old_state(
     first = fit(tiny, images, images, recipe=recipe)
     other = fit(tiny, images, images, recipe=recipe.model_copy(update={"lr": 0.01}))
     assert first.resume_file.path != other.resume_file.path
-    assert "going on" not in capsys.readouterr().out
+    assert "resuming" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("share", "expected"), [(math.inf, [3, 6, 9]), (1e-9, [3, 9])])

@@ -60,8 +60,8 @@ def choose_calibration(
         recipe: Each calibration method is tried with each number of images, where N stands for more. The range of an
             activation is all its values (minmax), all but rare ones (percentile), or the one that loses the least
             information (entropy). With `reduce_range`, weights use 7 bits: CPUs without VNNI add pairs of products in
-            16 bits, which overflow else. With `max_loss_pct`, layers stay in float, those that add most error first,
-            until the validation error is at most so many points above that in fp32.
+            16 bits, which would otherwise overflow. With `max_loss_pct`, layers stay in float, those that add the most
+            error first, until the validation error is at most that many points above that in fp32.
         weight_levels: Of a network whose weights are already whole multiples of a scale, at most this many, which they
             stay; 0 for any other.
         operators: What runs in int8.

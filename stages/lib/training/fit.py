@@ -152,7 +152,9 @@ def _train(
         if first:
             print(f"resuming at step {step} of {batches.num_steps} ({resume_file.path})", flush=True)
             if state["threads"] != (threads := torch.get_num_threads()):
-                print(f"with {threads} threads instead of {state['threads']}: the last bits of weights may differ")
+                print(
+                    f"with {threads} threads instead of {state['threads']}: weights will differ, as with another seed"
+                )
     elif evaluate_first:
         curve.append({"epoch": 0, "val_error_pct": val_error(), "lr": 0.0})
 
