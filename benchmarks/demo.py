@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 from tabulate import tabulate
 
-from stages.lib.artifacts import LATENCIES, METRICS, read_json
+from stages.lib.artifacts import METRICS, profile_path, read_json
 from stages.lib.stage import one_line_errors
 
 HEADERS = ("variant", "top-1 error, %", "parameters", "MACs, M", "file, kB", "latency, ms", "faster")
@@ -13,8 +14,8 @@ HEADERS = ("variant", "top-1 error, %", "parameters", "MACs, M", "file, kB", "la
 
 def table(folder: Path) -> str:
     """A row for each variant of the repository in `folder`."""
-    metrics, latencies = read_json(folder / METRICS), read_json(folder / LATENCIES)
-    base_ms = latencies["base"]["latency_cpu_ms"]
+    metrics, costs = read_json(folder / METRICS), read_json(folder / profile_path())["variants"]
+    rounds_ms = {name: np.array(cost["latency_rounds_ms"]) for name, cost in costs.items()}
     rows = [
         (
             name,
@@ -22,8 +23,8 @@ def table(folder: Path) -> str:
             f"{each['num_parameters']:,}",
             f"{each['macs'] / 1e6:.1f}",
             f"{each['file_bytes'] / 1e3:,.0f}",
-            f"{latencies[name]['latency_cpu_ms']:.2f}",
-            f"{base_ms / latencies[name]['latency_cpu_ms']:.1f}×",
+            f"{costs[name]['latency_cpu_ms']:.2f}",
+            f"{np.median(rounds_ms['base'] / rounds_ms[name]):.1f}×",
         )
         for name, each in metrics.items()
     ]
@@ -35,4 +36,4 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     with one_line_errors("demo"):
-        print(f"\nDigits, from {folder / METRICS} and {folder / LATENCIES}:\n\n{table(folder)}")
+        print(f"\nDigits, from {folder / METRICS} and {folder / profile_path()}:\n\n{table(folder)}")

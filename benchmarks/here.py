@@ -38,7 +38,7 @@ from stages.lib.params import load_params
 from stages.lib.profiling.engines import OnnxEngine
 from stages.lib.profiling.machine import CPU_FLAGS, count_threads, describe_cpu
 from stages.lib.profiling.measuring import Measurement, measure
-from stages.lib.report.formatting import times
+from stages.lib.report.formatting import plural, times
 from stages.lib.runtime.session import open_session, read_evaluated, read_model
 from stages.lib.stage import one_line_errors
 
@@ -182,7 +182,7 @@ def setting(threads: int) -> str:
     """What latencies here depend on: the CPU, those of its vector instructions that int8 needs, threads, version."""
     cpu, instructions = describe_cpu()
     flags = [flag for flag in (*CPU_FLAGS, DOT_PRODUCTS) if flag in instructions]
-    return f"{' '.join([cpu, *flags])}, {threads} threads, onnxruntime {version('onnxruntime')}"
+    return f"{' '.join([cpu, *flags])}, {plural(threads, 'thread')}, onnxruntime {version('onnxruntime')}"
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from stages.lib.images import Images
 from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
 from stages.lib.params import load_params
 from stages.lib.schema import Compute
+from stages.lib.stage import one_line_errors
 from stages.lib.training.devices import pick_precision
 from stages.lib.training.step import Run
 
@@ -234,4 +235,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    main()
+    with one_line_errors("bench-train"):
+        main()

@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="an .onnx or .onnx.packed file")
     parser.add_argument("--format", choices=("text", "json", "csv"), default="text")
     args = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be UTF-8
 
     session = open_session(args.model, threads=0)
     classes = class_names(session)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.demo import table
-from stages.lib.artifacts import LATENCIES, METRICS, write_json
+from stages.lib.artifacts import METRICS, profile_path, write_json
 from stages.lib.models import MODELS
 from tests.repository import Repository
 
@@ -18,7 +18,9 @@ def rows(folder: Path) -> list[list[str]]:
 def test_the_table_has_a_row_for_each_variant_with_its_speed_relative_to_the_base(tmp_path: Path) -> None:
     costs = {"top1_error_pct": 5.25, "num_parameters": 12_345, "macs": 2_500_000, "file_bytes": 80_500}
     write_json(tmp_path / METRICS, {"base": costs, "base-int8": costs})
-    write_json(tmp_path / LATENCIES, {"base": {"latency_cpu_ms": 1.2}, "base-int8": {"latency_cpu_ms": 0.5}})
+    latencies = {"base": 1.2, "base-int8": 0.5}
+    profile = {name: {"latency_cpu_ms": ms, "latency_rounds_ms": [ms]} for name, ms in latencies.items()}
+    write_json(tmp_path / profile_path(), {"variants": profile})
     base, int8 = rows(tmp_path)
     assert base == ["base", "5.2", "12,345", "2.5", "80", "1.20", "1.0×"]
     assert (int8[0], int8[-2:]) == ("base-int8", ["0.50", "2.4×"])

@@ -18,6 +18,7 @@ from torch import nn
 from stages.lib.images import Images
 from stages.lib.lowrank import factorize
 from stages.lib.network.googlenet import Architecture, GoogLeNet, scaled_widths
+from stages.lib.profiling.layers import layer_times_us
 from stages.lib.pruning.sparsity import round_weights
 from stages.lib.pruning.weights import prune_weights
 from stages.lib.quantization import static as quantization
@@ -100,6 +101,11 @@ def named_path(fp32_path: Path, images: np.ndarray, tmp_path: Path, monkeypatch:
     """The int8 file with the quantizer's names, by which weights are known."""
     monkeypatch.setattr(quantization, "_shortened", lambda model: model)
     return quantized(Path(shutil.copy(fp32_path, tmp_path)), images, method="minmax")
+
+
+def test_layers_of_an_int8_file_keep_the_names_by_which_they_are_profiled(int8_path: Path, model: GoogLeNet) -> None:
+    times = layer_times_us(int8_path, list(model.layers()), threads=1)
+    assert min(times[layer] for layer in model.layers()) > 0
 
 
 def test_the_error_of_each_layer_shows_which_one_was_spoiled(

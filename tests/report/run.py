@@ -113,7 +113,7 @@ class Run:
     def adopt(self, name: str) -> None:
         """Quantize and measure a classifier from elsewhere."""
         self.set(external={name: {"path": "model.onnx"}})
-        facts = self._quantization("base") | {"num_parameters": 11_000_000, "num_nonzero_parameters": 11_000_000}
+        facts = self._quantization("base") | {"num_parameters": 11_000_000}
         facts |= {"macs": 145_000_000, "float_layers": ["conv1"]}
         write_json(artifacts.adoption_path(), {"models": {name: facts}})
         variants = {name: accuracy(range(100)), f"{name}-int8": accuracy(range(120))}

@@ -29,6 +29,8 @@ set("wish", "error");
 seen.accurate = choice();
 set("points", ""); set("mb", "1");
 seen.small = choice();
+set("mb", ""); set("ms", "1"); set("wish", "mb");
+seen.fast = choice();
 set("mb", "0.0001");
 seen.none = choice();
 const table = document.querySelector("#variants ~ div table");
@@ -76,7 +78,7 @@ def test_figures_have_names_and_tables_have_headers(page: str) -> None:
     tags = Tags(page).found
     figures = [attributes for tag, attributes in tags if tag == "svg"]
     assert figures and all(
-        attributes["role"] == "img" and ("aria-label" in attributes or "aria-labelledby" in attributes)
+        attributes["role"] in ("img", "group") and ("aria-label" in attributes or "aria-labelledby" in attributes)
         for attributes in figures
     )
     assert all(attributes.get("scope") in ("col", "row") for tag, attributes in tags if tag == "th")

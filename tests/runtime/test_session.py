@@ -40,7 +40,7 @@ def test_calibration_error_is_how_far_confidence_and_accuracy_are_apart() -> Non
     assert calibration_error_pct(logits, np.array([0] * 8 + [1] * 2)) == pytest.approx(0, abs=1e-4)
     assert calibration_error_pct(logits, np.array([0] * 5 + [1] * 5)) == pytest.approx(30, abs=1e-4)
     mixed = np.concatenate([logits, np.log(np.array([[0.6, 0.4]] * 10, dtype=np.float32))])
-    assert calibration_error_pct(mixed, np.array([0] * 20)) == pytest.approx(30, abs=1e-4)  # 20 and 40
+    assert calibration_error_pct(mixed, np.array([0] * 10 + [1] * 10)) == pytest.approx(40, abs=1e-4)  # 20 and 60
 
 
 def test_equal_logits_are_no_free_hits() -> None:

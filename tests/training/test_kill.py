@@ -14,6 +14,7 @@ import yaml
 from stages import download
 from stages.lib.params import load_params
 from stages.lib.sources import datasets as sources
+from tests.repository import wait_until
 
 ROOT = Path(__file__).parents[2]
 SAVES_EVERY_STEP = "from stages import train; from stages.lib.training import fit; fit.SAVE_EVERY_S = 0; train.main()"
@@ -48,8 +49,7 @@ def save_time(work: Path) -> int:
 @pytest.mark.slow
 def test_of_two_processes_with_the_same_training_the_second_waits_and_takes_over_the_result(work: Path) -> None:
     first = start(work, "shared")
-    while not list((work / "shared").glob("*.safetensors")):
-        time.sleep(0.01)
+    wait_until(lambda: list((work / "shared").glob("*.safetensors")) or first.poll() is not None, every=0.01)
     second = start(work, "shared")
     (said, _), (waited, _) = first.communicate(), second.communicate()
     assert (first.returncode, second.returncode) == (0, 0)

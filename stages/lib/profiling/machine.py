@@ -36,10 +36,8 @@ def describe_machine(*, threads: int) -> dict[str, bool | int | float | str | No
         system = platform.platform()
     return {
         "cpu": cpu,
-        "physical_cores": psutil.cpu_count(logical=False),
         "threads": threads,
         **{flag: flag in instructions for flag in CPU_FLAGS},
-        "ram_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "os": system,
         "python": platform.python_version(),
         "torch": version("torch"),

@@ -212,7 +212,6 @@ class Adopted(Quantization):
     """A classifier from elsewhere: what it is, and how it was quantized."""
 
     num_parameters: Count
-    num_nonzero_parameters: Count
     macs: Count
 
 

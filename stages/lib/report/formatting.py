@@ -32,6 +32,11 @@ def count(value: float) -> str:
     return f"{value:,.15g}"
 
 
+def plural(value: float, noun: str) -> str:
+    """A count of something: `1 thread`, `2 threads`."""
+    return f"{count(value)} {noun}{'' if value == 1 else 's'}"
+
+
 def number(value: float) -> str:
     """A round number, as on an axis."""
     return f"{value:g}"

@@ -22,6 +22,7 @@ from stages.lib.report.statistics import Difference
 from stages.lib.report.tables import VariantRow, adopted_rows, model_rows, original_rows, recommended, variant_rows
 
 FOLDER = Path(__file__).parent
+MANY_EPOCHS = 100
 
 
 def render_report(results: Results, *, findings: str) -> str:
@@ -87,6 +88,13 @@ def _shared(results: Results) -> dict[str, Any]:
     }
 
 
+def _is_small_budget(results: Results) -> bool:
+    params = results.params
+    return params.data.limit_per_class is not None or (
+        params.train.start is None and results.curves["base"][-1].epoch < MANY_EPOCHS
+    )
+
+
 def _context(results: Results, findings: str) -> dict[str, Any]:
     rows = variant_rows(results)
     published = yaml.safe_load((FOLDER / "published.yaml").read_text(encoding="utf-8"))
@@ -96,6 +104,8 @@ def _context(results: Results, findings: str) -> dict[str, Any]:
     return _shared(results) | {
         "profile": results.profile,
         "rows": rows,
+        "is_small_budget": _is_small_budget(results),
+        "is_busy_machine": rows[0].cost.latency_cpu_p95_ms > 3 * rows[0].cost.latency_cpu_p5_ms,
         "by_name": {row.name: row for row in rows},
         "error_range": (
             min(row.accuracy.top1_error_pct - row.noise for row in rows) - 0.5,

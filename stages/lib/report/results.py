@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from pydantic import ValidationError
 
 from stages.lib import artifacts
@@ -76,13 +77,20 @@ def read_results(params: Params) -> Results:
     for model, precision in product(MODELS, PRECISIONS):
         path = artifacts.evaluation_path(model, precision)
         accuracy[variant_name(model, precision)] = read = read_file(path, Accuracy)
-        if read.num_images != (expected := accuracy["base"].num_images):
-            raise ValueError(f"{path} must have num_images {expected}, got {read.num_images}; {REMEDY}")
+        if not np.array_equal(read.labels, accuracy["base"].labels):
+            raise ValueError(f"{path} must be of the test images of base, got others; {REMEDY}")
     profile = read_file(artifacts.profile_path(), Profile)
     cuda = read_file(artifacts.cuda_profile_path(), CudaProfile).models
     adopted = read_file(artifacts.adoption_path(), Adoption).models
-    if adopted.keys() != params.external.keys():
-        raise ValueError(f"{artifacts.adoption_path()} must have the models of external; {REMEDY}")
+    tested = read_file(artifacts.adopted_evaluation_path(), AdoptedEvaluation).variants
+    variants = {variant_name(name, precision) for name in params.external for precision in PRECISIONS}
+    for path, names, expected in (
+        (artifacts.adoption_path(), adopted, set(params.external)),
+        (artifacts.adopted_evaluation_path(), tested, variants),
+        (artifacts.profile_path(), profile.adopted, variants),
+    ):
+        if names.keys() != expected:
+            raise ValueError(f"{path} must have the models of external; {REMEDY}")
     digests = {name: cost.checkpoint_sha256 for name, cost in profile.eager.items()}
     return Results(
         params=params,
@@ -101,7 +109,7 @@ def read_results(params: Params) -> Results:
         },
         cuda={name: cost for name, cost in cuda.items() if cost.checkpoint_sha256 == digests.get(name)},
         adopted=adopted,
-        adopted_accuracy=read_file(artifacts.adopted_evaluation_path(), AdoptedEvaluation).variants,
+        adopted_accuracy=tested,
         machines=_read_machines(accuracy),
     )
 
