@@ -44,7 +44,7 @@ def main() -> None:
         for image, name, percent in rows:
             print(printable(f"{image}  {percent:5.1f} %  {name}"))
     if problems:
-        sys.exit(printable("\n".join(problems)))
+        sys.exit("\n".join(map(printable, problems)))
 
 
 def class_names(session: onnxruntime.InferenceSession) -> list[str]:

@@ -78,6 +78,11 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         ("prune", {"ratio": 1.2}, "prune.ratio: input should be less than 1, got 1.2"),
         ("prune", {"ratoi": 0.2}, "prune.ratoi is not a parameter; did you mean ratio?"),
         ("prune", {"ratio": None}, "prune.ratio is missing; `make params PRESET=NAME` writes a complete file"),
+        (
+            "external",
+            {"external": {"path": "x.onnx", "paht": "x"}},
+            "external.external.paht is not a parameter; did you mean path?",
+        ),
         ("train", {"lr": "fast"}, "train.lr: input should be a valid number, unable to parse string as a number"),
         ("train", {"lr": float("nan")}, "train.lr: input should be"),
         ("train", {"epochs": 0}, "train.epochs: input should be greater than 0, got 0"),

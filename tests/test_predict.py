@@ -69,9 +69,13 @@ def test_csv_and_text_have_a_line_for_each_class(
 def test_what_cannot_be_read_is_named_after_the_others_were_classified(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("photos/bad.png").touch()
-    with pytest.raises(SystemExit, match=r"^photos/bad\.png is not an image Pillow can read; remove it$"):
+    for name in ("bad", "worse"):
+        Path(f"photos/{name}.png").touch()
+    with pytest.raises(SystemExit) as ended:
         run(monkeypatch, "photos", "--model", "model.onnx", "--format", "csv")
+    assert str(ended.value).splitlines() == [
+        f"photos/{name}.png is not an image Pillow can read; remove it" for name in ("bad", "worse")
+    ]
     assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * 3
 
 

@@ -160,7 +160,7 @@ class _Moments:
         self._matrix = weight.permute(1, 2, 0, 3).reshape(num_in * self._k, num_out * self._k)
         self._second = weight.new_zeros(len(self._matrix), len(self._matrix))
         self._first = weight.new_zeros(len(self._matrix))
-        self._positions = 0
+        self._positions = self._pixels = 0
 
     def add(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
         """Count in what the layer reads, (N, in, H, W) or (N, in)."""
@@ -170,6 +170,7 @@ class _Moments:
         self._second += columns @ columns.T  # (in * k, in * k)
         self._first += columns.sum(dim=1)
         self._positions += columns.shape[1]
+        self._pixels += columns.shape[1] // x.shape[3] * math.ceil(x.shape[3] / self._stride)
 
     def layer(self, *, num_images: int) -> Layer:
         """What follows from them."""
@@ -180,7 +181,7 @@ class _Moments:
         energies, directions = torch.linalg.eigh(covariance)  # rising
         energies = energies.flip(0).clamp(min=0)
         positions = self._positions // num_images  # of the first factor; the second has a stride of its own
-        pixels = positions // self._stride
+        pixels = self._pixels // num_images
         num_in, num_out = matrix.shape
         return Layer(
             matrix,

@@ -127,8 +127,7 @@ def _problem(details: ErrorDetails) -> str:
         case "extra_forbidden":
             section: Any = Params
             for part in path[:-1]:
-                section = External if section is None else section.model_fields[part].annotation
-                section = None if part == "external" else section
+                section = section.model_fields[part].annotation if path[0] != "external" else External
             near = difflib.get_close_matches(path[-1], section.model_fields, n=1, cutoff=0.0)
             return f"{where} is not a parameter; did you mean {near[0]}?"
         case "too_short":

@@ -31,6 +31,7 @@ def small_model(
     side: str | int = 8,
     opset: int = 17,
     classes: int = 3,
+    flatten: tuple[int, int] = (0, -1),
     extra: list[onnx.NodeProto] | None = None,
 ) -> onnx.ModelProto:
     """A convolution, batch normalization, ReLU, mean and a linear layer, written to `path`."""
@@ -48,7 +49,7 @@ def small_model(
         helper.make_node("BatchNormalization", ["a", "scale", "shift", "mean", "variance"], ["b"]),
         helper.make_node("Relu", ["b"], ["c"]),
         helper.make_node("GlobalAveragePool", ["c"], ["d"]),
-        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("Reshape", ["d", "shape"], ["e"]),
         helper.make_node("Gemm", ["e", "linear.weight", "linear.bias"], ["y"], transB=1),
         *(extra or []),
     ]
@@ -58,7 +59,8 @@ def small_model(
         "net",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, classes])],
-        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+        + [numpy_helper.from_array(np.array(flatten), "shape")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     onnx.save(model, path)
@@ -102,6 +104,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "nonsense": (lambda path: path.write_bytes(b"nonsense"), "must be a valid ONNX model, got another"),
     "old opset": (lambda path: spoil(path, opset=11), r"must have opset 13 or newer, got 11; export it with 18"),
     "fixed batch": (lambda path: spoil(path, batch=1), r"got \[1, 3, 8, 8\]; export it with a dynamic batch"),
+    "batch fixed inside": (
+        lambda path: spoil(path, flatten=(1, 4)),
+        "must take any number of images, failed on 2; export it with a dynamic batch",
+    ),
     "other size": (lambda path: spoil(path, side=16), r"got \['any', 3, 16, 16\]; .* or change data.image_size"),
     "other layout": (lambda path: spoil(path, layout="NHWC"), r"in layout NCHW, got \['any', 8, 8, 3\]"),
     "other classes": (lambda path: spoil(path, classes=5), r"logits of 3 classes, got \[\[None, 5\]\]; export another"),

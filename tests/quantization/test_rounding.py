@@ -46,23 +46,27 @@ def export(path: Path, *, groups: int = 1, sparse: bool = False) -> Net:
     return net
 
 
-def rounded(path: Path, images: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def rounded(
+    path: Path, images: np.ndarray, *, centred: bool = True
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     scales = weight_scales(onnx.load(path), LEVELS)
-    return scales, gptq(path, images, scales, levels=LEVELS)
+    return scales, gptq(path, images, scales, levels=LEVELS, centred=centred)
 
 
-def test_outputs_change_less_than_with_the_nearest_levels(tmp_path: Path, images: np.ndarray) -> None:
+@pytest.mark.parametrize("centred", [True, False])
+def test_outputs_change_less_than_with_the_nearest_levels(tmp_path: Path, images: np.ndarray, centred: bool) -> None:
     net = export(tmp_path / "net.onnx")
-    scales, weights = rounded(tmp_path / "net.onnx", images)
+    scales, weights = rounded(tmp_path / "net.onnx", images, centred=centred)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     for name, layer in (("first", net.first), ("second", net.second)):
         whole = layer(x).detach()
-        variances = []
+        errors = []
         step = torch.from_numpy(scales[f"{name}.weight"]).view(-1, 1, 1, 1)
         for weight in (torch.from_numpy(weights[f"{name}.weight"]), (layer.weight / step).round() * step):
             difference = functional.conv2d(x, weight, layer.bias, layer.stride, layer.padding) - whole
-            variances.append(difference.var(dim=(0, 2, 3)).detach())  # without the mean, which the bias takes
-        assert variances[0].sum() < 0.5 * variances[1].sum()
+            mean = difference.mean(dim=(0, 2, 3), keepdim=True) if centred else 0  # which the bias takes
+            errors.append((difference - mean).square().mean(dim=(0, 2, 3)).detach())
+        assert errors[0].sum() < 0.5 * errors[1].sum()
         x = whole.relu()
 
 

@@ -23,6 +23,7 @@ from stages.lib.pruning.sparsity import round_weights
 from stages.lib.pruning.weights import prune_weights
 from stages.lib.quantization import static as quantization
 from stages.lib.quantization.calibration import (
+    CALIBRATORS,
     MOST_GROWTH,
     BoundedHistograms,
     activation_ranges,
@@ -386,7 +387,8 @@ def test_the_calibration_that_changes_the_logits_least_on_validation_images_is_w
 
 @pytest.mark.parametrize("tiny", [1e-3, 1e-6, 1e-30])
 def test_a_layer_that_is_nearly_dead_at_first_takes_no_more_memory(tiny: float) -> None:
-    collector = BoundedHistograms("percentile", False, 2048, 128, 99.999, "same")
+    symmetric = CALIBRATORS["percentile"][1]["symmetric"]
+    collector = BoundedHistograms("percentile", symmetric, 2048, 128, 99.999, "same")
     with contextlib.redirect_stdout(io.StringIO()):
         for largest in (0, tiny, 5, 7):
             collector.collect({"relu": np.linspace(0, largest, 100, dtype=np.float32)})

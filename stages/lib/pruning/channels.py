@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -62,14 +62,14 @@ def prune_channels(
     pruned = copy.deepcopy(model).eval()
     layers = [module for module in pruned.modules() if isinstance(module, nn.Conv2d)]  # in the order of the widths
     graph = tp.DependencyGraph().build_dependency(pruned, torch.zeros(1, 3, 32, 32))
-    if importance == "taylor":
-        if examples is None:
-            raise ValueError("prune.importance taylor needs examples, got none; pass images and labels")
-        _accumulate_gradients(pruned, *examples)
-    scores = []  # of the channels of each layer
-    for layer in layers:
-        group = graph.get_pruning_group(layer, tp.prune_conv_out_channels, list(range(layer.out_channels)))
-        scores.append(IMPORTANCES[importance](group).detach())
+    if importance == "taylor" and examples is None:
+        raise ValueError("prune.importance taylor needs examples, got none; pass images and labels")
+    groups = [
+        graph.get_pruning_group(layer, tp.prune_conv_out_channels, list(range(layer.out_channels))) for layer in layers
+    ]
+    batches = _with_gradients(pruned, *examples) if importance == "taylor" and examples else [None]
+    rated = [[IMPORTANCES[importance](group).detach() for group in groups] for _ in batches]
+    scores = [torch.stack(each).mean(dim=0) for each in zip(*rated, strict=True)]  # of the channels of each layer
 
     full = model.architecture.widths
     if scope == "uniform":
@@ -83,8 +83,8 @@ def prune_channels(
             f"prune.ratio must leave a channel in every layer, got {ratio} for a layer of "
             f"{full[kept.index(min(kept))]} channels; lower it"
         )
-    groups = [_whole_groups(*counts, size=round_to or 1) for counts in zip(kept, fewest, strict=True)]
-    widths = tuple(min(width, len(s)) for width, s in zip(groups, scores, strict=True))
+    wholes = [_whole_groups(*counts, size=round_to or 1) for counts in zip(kept, fewest, strict=True)]
+    widths = tuple(min(width, len(s)) for width, s in zip(wholes, scores, strict=True))
     removed = [score.argsort()[: len(score) - width].tolist() for score, width in zip(scores, widths, strict=True)]
     if refit_on is not None and len(refit_on):
         pruned.load_state_dict(reconstruct(model, _silenced(model, removed), refit_on).state_dict())
@@ -117,14 +117,17 @@ def _most_important(scores: Sequence[Tensor], full: Sequence[int], least: Sequen
     """How many channels each layer keeps if the least important of all layers go, but for the `least` of each."""
     # A layer's most important channels are safe; the others compete.
     competing = [(score, i) for i, s in enumerate(scores) for score in sorted(s.tolist())[: len(s) - least[i]]]
-    num_removed = sum(map(len, scores)) - round(sum(full) * (1 - ratio))
+    num_removed = sum(full) - round(sum(full) * (1 - ratio))
     kept = [len(s) for s in scores]
-    for _, i in sorted(competing)[: max(0, num_removed)]:
+    for _, i in sorted(competing)[:num_removed]:
         kept[i] -= 1
     return kept
 
 
-def _accumulate_gradients(model: GoogLeNet, images: Tensor, labels: Tensor) -> None:
-    """Leave the gradient of the loss over all images in the weights."""
+def _with_gradients(model: GoogLeNet, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
+    """The loss of each batch, its gradient in the weights: summed up, those of a trained network cancel out."""
     for batch, expected in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
-        functional.cross_entropy(model(batch), expected, reduction="sum").backward()
+        model.zero_grad()
+        loss = functional.cross_entropy(model(batch), expected, reduction="sum")
+        loss.backward()
+        yield loss

@@ -20,10 +20,11 @@ from stages.lib.stage import track
 # mean stay in float: they are cheap, and their inputs need the precision.
 INT8_OPERATORS = ["Conv", "Relu", "MaxPool", "Concat", "Gemm"]
 
-# ONNX Runtime's own 128 bins leave entropy no threshold to choose. Its time grows with the square of their number.
+# ONNX Runtime's own 128 bins leave entropy no threshold to choose. Its time grows with the square of their number. Its
+# symmetric histograms, the default of percentile, are not bounded by `BoundedHistograms`.
 CALIBRATORS: dict[str, tuple[CalibrationMethod, dict[str, int]]] = {
     "minmax": (CalibrationMethod.MinMax, {}),
-    "percentile": (CalibrationMethod.Percentile, {}),
+    "percentile": (CalibrationMethod.Percentile, {"symmetric": False}),
     "entropy": (CalibrationMethod.Entropy, {"num_bins": 512}),
 }
 MOST_GROWTH = 8  # times the bins that a histogram begins with

@@ -37,11 +37,13 @@ def weight_scales(model: onnx.ModelProto, levels: int) -> dict[str, np.ndarray]:
     return scales
 
 
-def gptq(path: Path, images: np.ndarray, scales: Mapping[str, np.ndarray], *, levels: int) -> dict[str, np.ndarray]:
+def gptq(
+    path: Path, images: np.ndarray, scales: Mapping[str, np.ndarray], *, levels: int, centred: bool
+) -> dict[str, np.ndarray]:
     """Whole multiples of the steps, close to the weights of an fp32 model, with which its layers give nearly the same.
 
-    The squared error of a layer's output is a quadratic form of the error of its weights, by the covariance of what
-    the layer reads on the images (its mean is left to the bias). Weights are rounded in the order of their variance;
+    The squared error of a layer's output is a quadratic form of the error of its weights, by the second moment of what
+    the layer reads on the images. Weights are rounded in the order of their variance;
     the error of each is spread over those that come later. Weights that are zero stay zero. Where this is no better
     than rounding to the nearest, as it can be in sparse rows, that is taken.
 
@@ -50,6 +52,7 @@ def gptq(path: Path, images: np.ndarray, scales: Mapping[str, np.ndarray], *, le
         images: uint8 (N, S, S, 3), N at least 1.
         scales: The step of each output channel, by the name of the weight.
         levels: The largest multiple.
+        centred: Whether the mean error of an output doesn't count, since biases will make up for it.
 
     Returns:
         The rounded weights by name, float32, of the same shapes.
@@ -57,7 +60,7 @@ def gptq(path: Path, images: np.ndarray, scales: Mapping[str, np.ndarray], *, le
     model = onnx.load(path)
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor).copy() for tensor in model.graph.initializer}
     nodes = [node for node in model.graph.node if rows_are_outputs(node) and node.input[1] in scales]
-    covariances = _covariances(model, nodes, images)
+    moments = _second_moments(model, nodes, images, centred=centred)
     rounded = {}
     for node in track(nodes, unit="layer"):
         name = node.input[1]
@@ -65,24 +68,24 @@ def gptq(path: Path, images: np.ndarray, scales: Mapping[str, np.ndarray], *, le
         step = torch.from_numpy(scales[name]).double()[:, None]
         nearest = (weight / step).round().clamp(-levels, levels) * step
         best = nearest
-        if (covariance := covariances.get(_key(node))) is not None:
-            in_turn = _round_in_turn(weight, covariance, step, levels)
-            is_better = _error(in_turn - weight, covariance) < _error(nearest - weight, covariance)
+        if (moment := moments.get(_key(node))) is not None:
+            in_turn = _round_in_turn(weight, moment, step, levels)
+            is_better = _error(in_turn - weight, moment) < _error(nearest - weight, moment)
             best = torch.where(is_better[:, None], in_turn, nearest)
         rounded[name] = best.float().view(weights[name].shape).numpy()
     return rounded
 
 
-def _error(difference: Tensor, covariance: Tensor) -> Tensor:
-    """Variance of the error of each output, (out,)."""
-    return (difference @ covariance * difference).sum(dim=1)
+def _error(difference: Tensor, moment: Tensor) -> Tensor:
+    """Mean squared error of each output, (out,)."""
+    return (difference @ moment * difference).sum(dim=1)
 
 
-def _round_in_turn(weight: Tensor, covariance: Tensor, step: Tensor, levels: int) -> Tensor:
+def _round_in_turn(weight: Tensor, moment: Tensor, step: Tensor, levels: int) -> Tensor:
     """Round column after column of weights (out, in), each time adapting the columns that are left; maybe to NaN."""
-    damped = covariance.clone()
-    damped.diagonal().add_(DAMPING * covariance.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny))
-    order = covariance.diagonal().argsort(descending=True, stable=True)
+    damped = moment.clone()
+    damped.diagonal().add_(DAMPING * moment.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny))
+    order = moment.diagonal().argsort(descending=True, stable=True)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(damped[order][:, order]).L)
     factor = torch.linalg.cholesky_ex(inverse, upper=True).L
     left, result = weight[:, order].clone(), torch.zeros_like(weight)
@@ -118,8 +121,8 @@ def _key(node: onnx.NodeProto) -> tuple[str, ...]:
     return (node.op_type, node.input[0], *(str(attribute) for attribute in node.attribute))
 
 
-def _covariances(
-    model: onnx.ModelProto, nodes: list[onnx.NodeProto], images: np.ndarray
+def _second_moments(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], images: np.ndarray, *, centred: bool
 ) -> dict[tuple[str, ...], Tensor]:
     """Of what each layer reads at the positions of its output, float64 (in, in), by `_key`."""
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
@@ -137,7 +140,7 @@ def _covariances(
             if key not in moments:
                 moments[key] = _Moments(columns)
             moments[key].add(columns)
-    return {key: each.covariance() for key, each in moments.items()}
+    return {key: each.second(centred=centred) for key, each in moments.items()}
 
 
 class _Moments:
@@ -155,9 +158,11 @@ class _Moments:
         self._second += columns @ columns.T
         self._count += columns.shape[1]
 
-    def covariance(self) -> Tensor:
-        mean = self._first / self._count
-        return self._second / self._count - mean.outer(mean)
+    def second(self, *, centred: bool) -> Tensor:
+        offset = self._first / self._count
+        covariance = self._second / self._count - offset.outer(offset)
+        mean = offset + self._origin[:, 0]
+        return covariance if centred else covariance + mean.outer(mean)
 
 
 def _columns(node: onnx.NodeProto, x: Tensor) -> Tensor:

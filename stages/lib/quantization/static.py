@@ -81,7 +81,9 @@ def choose_calibration(
         scales = weight_scales(onnx.load(prepared), levels)
         weights = {}
         if recipe.weight_rounding == "gptq" and not weight_levels:  # those are on their levels
-            weights = gptq(prepared, calibration[:ROUNDING_IMAGES], scales, levels=levels)
+            weights = gptq(
+                prepared, calibration[:ROUNDING_IMAGES], scales, levels=levels, centred=recipe.bias_correction
+            )
 
         def judged(method: str, images: int, ranges: TensorsData, float_layers: Sequence[str] = ()) -> _Candidate:
             model = _quantized(

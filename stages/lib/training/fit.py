@@ -101,7 +101,8 @@ def fit(
     )
     resume_file = ResumeFile(_fingerprint(model, train, run))
     if rank() == 0:
-        resume_file.check_place(sum(tensor.nbytes for tensor in run.tensors().values()))
+        momentum = sum(weight.nbytes for weight in run.model.parameters())  # comes with the first step
+        resume_file.check_place(momentum + sum(tensor.nbytes for tensor in run.tensors().values()))
     with stop_request() as stop, resume_file.alone(stop) if rank() == 0 else nullcontext():
         curve, seconds = _train(run, val, resume_file=resume_file, stop=stop, evaluate_first=evaluate_first)
     result = run.result(run.batches.num_steps)

@@ -149,7 +149,7 @@ class Run:
         return schedule.learning_rate(step, recipe=self.recipe, steps_per_epoch=self.batches.steps_per_epoch)
 
     def train_step(self, step: int) -> None:
-        """Make the step; nothing in it waits for the device."""
+        """Make the step."""
         images, targets = self.batches.batch(step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
