@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import quant_pre_process
 
+from stages.lib.quantization.calibration import open_probe
 from stages.lib.quantization.export import add_biases, rename_tensors, write_onnx
-from stages.lib.runtime.session import open_session
 
 LEAST_OPSET = 13  # the first in which quantization has a scale for each channel
 CONTROL_FLOW = {"If", "Loop", "Scan"}
@@ -65,14 +65,13 @@ def adopt_onnx(
         node.name = node.name or f"{node.op_type}_{number}"
     add_biases(model)
     onnx.helper.set_model_props(model, {"classes": json.dumps(list(classes))})
-    write_onnx(model, target)
     try:
-        session = open_session(target, threads=0)
-        session.run(["logits"], {"images": np.zeros((2, image_size, image_size, 3), np.uint8)})
+        open_probe(model, []).run(["logits"], {"images": np.zeros((2, image_size, image_size, 3), np.uint8)})
     except Exception:  # of ONNX Runtime, which tells more by itself
         raise ValueError(
             f"{path} must take any number of images, failed on 2; export it with a dynamic batch"
         ) from None
+    write_onnx(model, target)
     return _costs(model, path, image_size=image_size)
 
 
