@@ -29,7 +29,7 @@ def choose_model(*, max_loss: float | None, max_latency_ms: float | None, max_mb
         best = min(fitting, key=lambda each: (each.top1_error_pct, each.latency_ms, each.file_mb))
         lines += [f"{best.label}: {_numbers(best)}", f"rebuild it: dvc exp apply {best.name}"]
         if best.change is not None:
-            lines[-1] += f", or dvc exp run -S {best.change}"
+            lines[-1] += f", or dvc exp run -S {' -S '.join([*results.shared, best.change])}"
         if max_loss is not None and best.loss_pct + best.loss_noise_pct > max_loss:
             lines.append(f"on other images it may lose more than {max_loss:g} points: it is within the noise")
         if max_latency_ms is not None and best.latency_p95_ms > max_latency_ms:

@@ -21,6 +21,7 @@ PARAMETERS = {
     "squeeze.sparsity": "sparse-lowbit",
     "squeeze.weight_bits": "sparse-lowbit",
 }
+SHARED = ("prune", "finetune", "lowrank", "distill", "squeeze", "quantize")  # sections that leave the base as it is
 MOST_TRIALS = 100  # all are in memory when they are measured
 
 
@@ -32,11 +33,18 @@ class Trial:
         name: Of the experiment in DVC, which tells all parameters.
         model: The one that is made and measured.
         change: As `dvc exp run -S` takes it; None for the base as it is.
+        shared: Changes that all trials of the sweep make, likewise.
     """
 
     name: str
     model: str
     change: str | None = None
+    shared: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> list[str]:
+        """All of them."""
+        return [*self.shared, *([] if self.change is None else [self.change])]
 
     @property
     def targets(self) -> list[str]:
@@ -54,7 +62,7 @@ def read_plan(plan: str, params: str) -> list[Trial]:
     """The trials of a sweep, the base first.
 
     Args:
-        plan: The text of sweep.yaml: `parameter: [values]`.
+        plan: The text of sweep.yaml: `parameter: [values]` for as many trials, `parameter: value` for what all set.
         params: The text of params.yaml.
 
     Raises:
@@ -64,22 +72,34 @@ def read_plan(plan: str, params: str) -> list[Trial]:
     wishes = parse_yaml(plan)
     if not isinstance(wishes, dict) or not wishes:
         raise ValueError(f"must have lines such as `prune.ratio: [0.1, 0.2]`, got {type(wishes).__name__}")
-    problems, trials = [], {"base": Trial(_name("base", params), "base")}
+    problems: list[str] = []
+    shared = {name: value for name, value in wishes.items() if name not in PARAMETERS and not isinstance(value, list)}
+    for name, value in shared.items():
+        if str(name).partition(".")[0] not in SHARED or isinstance(value, dict):
+            problems.append(f"{name!r} can't be set in all trials; a single value under {', '.join(SHARED)} can")
+            continue
+        try:
+            params = _changed(params, name, value)
+        except ValueError as error:
+            problems += str(error).splitlines()
+    changes = tuple(f"{name}={json.dumps(value, default=str)}" for name, value in shared.items())
+    trials = {"base": Trial(_name("base", params), "base", shared=changes)}
     for parameter, values in wishes.items():
+        if parameter in shared:
+            continue
         if parameter not in PARAMETERS:
             problems.append(f"{parameter!r} can't be swept; these can: {', '.join(PARAMETERS)}")
         elif not isinstance(values, list) or not values:
             problems.append(f"{parameter} must have a list of values, got {values!r}")
         else:
+            model = PARAMETERS[parameter]
             for value in values:
                 try:
-                    changed = yaml.safe_dump(_changed(params, parameter, value))
-                    parse_params(changed)
+                    name = _name(model, _changed(params, parameter, value))
                 except ValueError as error:
                     problems += str(error).splitlines()
-                    continue
-                name = _name(PARAMETERS[parameter], changed)
-                trials.setdefault(name, Trial(name, PARAMETERS[parameter], f"{parameter}={float(value):.15g}"))
+                else:
+                    trials.setdefault(name, Trial(name, model, f"{parameter}={float(value):.15g}", changes))
     if len(trials) > MOST_TRIALS:
         problems.append(f"must have at most {MOST_TRIALS} trials, got {len(trials)}")
     if problems:
@@ -87,11 +107,23 @@ def read_plan(plan: str, params: str) -> list[Trial]:
     return list(trials.values())
 
 
-def _changed(params: str, parameter: str, value: object) -> dict[str, Any]:
+def _changed(params: str, parameter: str, value: object) -> str:
+    """The text of params.yaml with another value.
+
+    Raises:
+        ValueError: One line for each problem.
+    """
     values: dict[str, Any] = yaml.safe_load(params)
-    section, _, key = parameter.partition(".")
-    values[section][key] = value
-    return values
+    *sections, key = parameter.split(".")
+    inner: Any = values
+    for section in sections:
+        inner = inner.setdefault(section, {}) if isinstance(inner, dict) else None
+    if not isinstance(inner, dict):
+        raise ValueError(f"{parameter} is not a parameter")
+    inner[key] = value
+    text = yaml.safe_dump(values)
+    parse_params(text)
+    return text
 
 
 def _name(model: str, params: str) -> str:

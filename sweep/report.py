@@ -70,6 +70,7 @@ class SweepResults(BaseModel):
     commit: str
     machine: str
     base_error_pct: float
+    shared: tuple[str, ...] = ()
     candidates: list[Candidate]
 
 
@@ -112,6 +113,7 @@ def measure_and_report(trials: Sequence[Trial], storage: Storage) -> None:
         commit=storage.commit,
         machine=f"{cpu}, {threads} threads",
         base_error_pct=round(base.top1_error_pct, 2),
+        shared=trials[0].shared,
         candidates=marked,
     )
     write_json(RESULTS, results.model_dump())

@@ -87,8 +87,8 @@ def run_trial(trial: Trial, storage: Storage, *, threads: int) -> str:
                 shutil.copytree(source, clone / folder, dirs_exist_ok=True)
         do("dvc", "remote", "add", "--quiet", "--local", "--force", REMOTE, storage.dvc)
         do("dvc", "pull", "--quiet", "--remote", REMOTE, "train")
-        change = [] if trial.change is None else ["--set-param", trial.change]
-        do("dvc", "exp", "run", "--quiet", "--name", trial.name, *change, *trial.targets)
+        changes = [f"--set-param={change}" for change in trial.changes]
+        do("dvc", "exp", "run", "--quiet", "--name", trial.name, *changes, *trial.targets)
         do("dvc", "push", "--quiet", "--remote", REMOTE)  # first, since the reference says that all is there
         do("dvc", "exp", "push", "--quiet", "--no-cache", storage.git, trial.name)
     if not is_done(storage, trial.name):  # a push that fails only warns

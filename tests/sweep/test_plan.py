@@ -30,6 +30,13 @@ def test_each_value_is_one_trial_of_one_model_and_the_base_comes_first() -> None
     assert trials[4].file == "artifacts/packed/sparse-lowbit-int8.onnx.packed"
 
 
+def test_a_single_value_is_set_in_all_trials() -> None:
+    trials = read_plan("prune.ratio: [0.3]\nfinetune.epochs: 2\nfinetune.augmentation.cutmix: 0.5", PARAMS)
+    shared = ["finetune.epochs=2", "finetune.augmentation.cutmix=0.5"]
+    assert [trial.changes for trial in trials] == [shared, [*shared, "prune.ratio=0.3"]]
+    assert trials[1].name != read_plan("prune.ratio: [0.3]", PARAMS)[1].name
+
+
 def test_a_name_tells_the_parameters_and_nothing_else() -> None:
     plan = "prune.ratio: [0.3]"
     name = read_plan(plan, PARAMS)[1].name
@@ -55,6 +62,10 @@ def test_the_plan_that_is_shipped_is_valid() -> None:
         ),
         ("- a", ["must have lines such as `prune.ratio: [0.1, 0.2]`, got list"]),
         ("", ["must have lines such as"]),
+        ("train.lr: 1", ["'train.lr' can't be set in all trials; a single value under prune, finetune"]),
+        ("finetune.image_sizes: {32: 1}", ["'finetune.image_sizes' can't be set in all trials"]),
+        ("finetune.lr.x: 1", ["finetune.lr.x is not a parameter"]),
+        ("finetune.epoch: 1", ["finetune.epoch is not a parameter; did you mean epochs?"]),
         ("a: [", ["not valid YAML"]),
         ("prune.ratio: [0.1]\nprune.ratio: [0.2]", ["not valid YAML"]),
         (

@@ -20,7 +20,7 @@ from tests.repository import ROOT, TINY, Repository, wait_until
 
 pytestmark = pytest.mark.slow
 
-PLAN = "prune.ratio: [0.4]\nprune.sparsity: [0.9]\nlowrank.macs_ratio: [0.8]\n"
+PLAN = "prune.ratio: [0.4]\nprune.sparsity: [0.9]\nlowrank.macs_ratio: [0.8]\nfinetune.lr: 0.03\n"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,8 @@ def test_all_trials_arrive_though_a_node_is_lost_and_are_those_done_by_hand(repo
     by_hand: list[Trial] = [trials[1], trials[2]]  # structured and unstructured
     for trial in by_hand:
         target = f"finetune@{trial.model}"
-        repository.run("dvc", "exp", "run", "--name", f"hand-{trial.name}", "-S", str(trial.change), target)
+        changes = [f"--set-param={change}" for change in trial.changes]
+        repository.run("dvc", "exp", "run", "--name", f"hand-{trial.name}", *changes, target)
         reference = repository.run("git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/hand-{trial.name}")
         assert model_digest(repository, reference.strip(), trial.model) == model_digest(
             repository, found[trial.name], trial.model
