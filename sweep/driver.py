@@ -132,8 +132,7 @@ def _run_all(
                         running[there.remote(trial, storage, threads=cpus)] = trial, node
                 if not running:
                     raise ValueError(
-                        f"a trial needs {cpus} CPUs and {gpus:g} GPUs, which no living node has; ask for fewer, or "
-                        "start the sweep again once nodes are back"
+                        f"no node has {cpus} CPUs and {gpus:g} GPUs for a trial; ask for fewer, or add nodes"
                     )
                 ready, _ = ray.wait(list(running), timeout=POLL)
                 for ref in [ref for ref, (_, node) in running.items() if ref in ready or node not in room]:

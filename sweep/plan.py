@@ -113,9 +113,8 @@ def _changed(params: str, parameter: str, value: object) -> str:
     Raises:
         ValueError: One line for each problem.
     """
-    values: dict[str, Any] = yaml.safe_load(params)
+    inner = values = yaml.safe_load(params)
     *sections, key = parameter.split(".")
-    inner: Any = values
     for section in sections:
         inner = inner.setdefault(section, {}) if isinstance(inner, dict) else None
     if not isinstance(inner, dict):

@@ -203,9 +203,7 @@ def render(results: SweepResults) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"significant": significant, "megabytes": megabytes}
-    return environment.get_template("sweep.md.j2").render(
-        results=results, machine=escape(results.machine), rows=results.candidates
-    )
+    return environment.get_template("sweep.md.j2").render(results=results, machine=escape(results.machine))
 
 
 def draw(results: SweepResults) -> str:

@@ -106,7 +106,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "fixed batch": (lambda path: spoil(path, batch=1), r"got \[1, 3, 8, 8\]; export it with a dynamic batch"),
     "batch fixed inside": (
         lambda path: spoil(path, flatten=(1, 4)),
-        "must take any number of images, failed on 2; export it with a dynamic batch",
+        "must take several images, failed on 2; export it with a dynamic batch",
     ),
     "other size": (lambda path: spoil(path, side=16), r"got \['any', 3, 16, 16\]; .* or change data.image_size"),
     "other layout": (lambda path: spoil(path, layout="NHWC"), r"in layout NCHW, got \['any', 8, 8, 3\]"),

@@ -330,11 +330,6 @@ def test_digits_are_the_same_every_time() -> None:
     assert digests(sources.read_digits()) == digests(sources.read_digits())
 
 
-def test_unknown_name_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"data\.name must be"):
-        sources.load_dataset(name="cifar10")
-
-
 def test_digits_come_in_any_size() -> None:
     assert sources.load_dataset(name="digits", image_size=64, limit_per_class=1).train.images.shape == (10, 64, 64, 3)
 
@@ -344,11 +339,6 @@ def test_limit_keeps_the_first_of_each_class_in_order() -> None:
     limited = limit(split, 2)
     assert limited.images.ravel().tolist() == [0, 1, 2, 3, 5]
     assert limited.labels.tolist() == [0, 1, 0, 1, 2]
-
-
-def test_limit_below_one_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"data\.limit_per_class must be at least 1, got 0"):
-        sources.load_dataset(name="digits", limit_per_class=0)
 
 
 def test_limit_applies_to_train_and_test() -> None:

@@ -46,7 +46,7 @@ def prune_channels(
         round_to: Kept channels become the nearest multiple of this, or the one above where the layer would lose too
             many, or all that it has; None keeps any count.
         scope: The same share of every layer, or the least important channels of all layers.
-        max_ratio: With scope global, the most that a layer loses.
+        max_ratio: With scope global, the most that a layer loses; at least `ratio`.
         examples: Images (N, 3, H, W) in [0, 1] and labels (N,), for the importance taylor.
         refit_on: Images (N, 3, H, W) in [0, 1] on which the weights that stay are refitted (see `reconstruct`); where
             there are none, they stay as they are.
@@ -55,10 +55,8 @@ def prune_channels(
         A smaller network; `model` is left as it is.
 
     Raises:
-        ValueError: If a layer would lose all of its channels, or a global ratio is above max_ratio.
+        ValueError: If a layer would lose all of its channels.
     """
-    if scope == "global" and ratio > max_ratio:
-        raise ValueError(f"prune.ratio must be at most prune.max_ratio ({max_ratio}), got {ratio}; change one of them")
     pruned = copy.deepcopy(model).eval()
     layers = [module for module in pruned.modules() if isinstance(module, nn.Conv2d)]  # in the order of the widths
     graph = tp.DependencyGraph().build_dependency(pruned, torch.zeros(1, 3, 32, 32))

@@ -68,9 +68,7 @@ def adopt_onnx(
     try:
         open_probe(model, []).run(["logits"], {"images": np.zeros((2, image_size, image_size, 3), np.uint8)})
     except Exception:  # of ONNX Runtime, which tells more by itself
-        raise ValueError(
-            f"{path} must take any number of images, failed on 2; export it with a dynamic batch"
-        ) from None
+        raise ValueError(f"{path} must take several images, failed on 2; export it with a dynamic batch") from None
     write_onnx(model, target)
     return _costs(model, path, image_size=image_size)
 

@@ -88,23 +88,18 @@ def _shared(results: Results) -> dict[str, Any]:
     }
 
 
-def _is_small_budget(results: Results) -> bool:
-    params = results.params
-    return params.data.limit_per_class is not None or (
-        params.train.start is None and results.curves["base"][-1].epoch < MANY_EPOCHS
-    )
-
-
 def _context(results: Results, findings: str) -> dict[str, Any]:
     rows = variant_rows(results)
     published = yaml.safe_load((FOLDER / "published.yaml").read_text(encoding="utf-8"))
     original = {model: numbers for model, numbers in published["original"].items() if model in MODELS}
+    data, train = results.params.data, results.params.train
     errors = {layer.name: layer.error_pct for layer in results.quantization["base"].layers}
     first, _, text = findings.partition("\n")
     return _shared(results) | {
         "profile": results.profile,
         "rows": rows,
-        "is_small_budget": _is_small_budget(results),
+        "is_small_budget": data.limit_per_class is not None
+        or (train.start is None and results.curves["base"][-1].epoch < MANY_EPOCHS),
         "is_busy_machine": rows[0].cost.latency_cpu_p95_ms > 3 * rows[0].cost.latency_cpu_p5_ms,
         "by_name": {row.name: row for row in rows},
         "error_range": (

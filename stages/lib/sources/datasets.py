@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -15,7 +16,7 @@ from stages.lib.sources.folder import read_folder
 
 def load_dataset(
     *,
-    name: str,
+    name: Literal["cifar100", "digits", "folder"],
     folder: Path = Path("photos"),
     test_share: float | None = None,
     image_size: int = 32,
@@ -39,10 +40,8 @@ def load_dataset(
         dataset = read_cifar100(user_path(local)) if local else download_cifar100(cache_folder())
     elif name == "digits":
         dataset = read_digits(image_size)
-    elif name == "folder":
-        dataset = read_folder(folder, image_size=image_size, test_share=test_share)
     else:
-        raise ValueError(f"data.name must be cifar100, digits or folder, got {name}")
+        dataset = read_folder(folder, image_size=image_size, test_share=test_share)
     if limit_per_class is None:
         return dataset
     train, test = (limit(split, limit_per_class) for split in (dataset.train, dataset.test))

@@ -187,7 +187,7 @@ def _train(
                     "lr": run.lr(step - 1),
                     "images_per_s": images_per_s,
                 }
-                progress.report(**row)
+                progress.report(row)
                 progress.start_epoch()
                 curve.append(row)
             now = time.monotonic()
@@ -209,14 +209,8 @@ def write_trained(trained: Trained, name: str) -> None:
     """Write the model called `name`, its curve and its facts where later stages read them, in the first process."""
     if rank() > 0:
         return
-    digits = {
-        "train_loss": 4,
-        "val_error_pct": 2,
-        "image_size": 0,
-        "val_error_at_size_pct": 2,
-        "lr": 6,
-        "images_per_s": 1,
-    }
+    digits = {"train_loss": 4, "val_error_pct": 2, "image_size": 0, "val_error_at_size_pct": 2, "lr": 6}
+    digits["images_per_s"] = 1
     curve = pd.DataFrame(trained.curve, columns=["epoch", *digits]).astype({"image_size": "Int64"}).round(digits)
     with replacing(curve_path(name)) as path:
         curve.to_csv(path, index=False)

@@ -2,13 +2,17 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Self
 
 from tqdm import tqdm
 
 LOSS_EVERY_S = 2
+LINE = (
+    "epoch {epoch:3g}/{epochs:g}  loss {train_loss:6.3f}  val error {val_error_pct:6.2f} %, "
+    "{val_error_at_size_pct:6.2f} at {image_size} px  lr {lr:.5f}  {images_per_s:8,.0f} images/s  left {left}"
+)
 
 
 class Progress:
@@ -69,25 +73,11 @@ class Progress:
         """Training images a second since the epoch began, or since this process did."""
         return self._epoch_images / max(time.monotonic() - self._epoch_started, 1e-9)
 
-    def report(
-        self,
-        *,
-        epoch: float,
-        train_loss: float,
-        val_error_pct: float,
-        image_size: int,
-        val_error_at_size_pct: float,
-        lr: float,
-        images_per_s: float,
-    ) -> None:
-        """Print the line of an epoch."""
+    def report(self, row: Mapping[str, float]) -> None:
+        """Print the line of an epoch, a row of the curve."""
         if self._quiet:
             return
         elapsed = time.monotonic() - self._started
         left = timedelta(seconds=round(elapsed * self._left / self._done)) if self._done else "?"
-        tqdm.write(
-            f"epoch {epoch:3g}/{self._epochs:g}  loss {train_loss:6.3f}  val error {val_error_pct:6.2f} %, "
-            f"{val_error_at_size_pct:6.2f} at {image_size} px  "
-            f"lr {lr:.5f}  {images_per_s:8,.0f} images/s  left {left}"
-        )
+        tqdm.write(LINE.format(**row, epochs=self._epochs, left=left))
         sys.stdout.flush()  # a log should show it now
